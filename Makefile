@@ -1,0 +1,68 @@
+# rtcbridge. `make help` lists the targets.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+# Of `make demo`: where the page is served.
+PORT ?= 8080
+HOST ?= 127.0.0.1
+TLS ?= 0
+
+BIN := .venv/bin
+CHECKED := src tests benchmarks tools examples console
+
+.PHONY: help demo test test-fast check format page docs bench bench-relay bench-media clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  make demo also takes PORT=9000, HOST=0.0.0.0, TLS=1"
+
+demo: ## set up and run everything on this machine: bridge, nodes, page
+	@tools/setup.sh demo
+	@tools/page.sh
+	@exec $(BIN)/rtcbridge demo --host "$(HOST)" --port "$(PORT)" $(if $(filter-out 0 no false,$(TLS)),--tls)
+
+test: ## set up what the tests need, check the code, and run all tests
+	@tools/setup.sh dev
+	@tools/chromium.sh
+	@$(MAKE) --no-print-directory check
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: ## the tests that need neither a browser nor servers
+	@tools/setup.sh dev
+	@$(BIN)/python -m pytest -m "not browser and not slow" $(ARGS)
+
+check: ## format, lint, strict types, import directions, generated files
+	@tools/setup.sh dev
+	@$(BIN)/ruff format --check $(CHECKED)
+	@$(BIN)/ruff check --quiet $(CHECKED)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/python tools/diagrams.py --check
+	@$(BIN)/python console/current.py
+
+format: ## format the Python code
+	@tools/setup.sh dev
+	@$(BIN)/ruff check --quiet --fix --select I $(CHECKED)
+	@$(BIN)/ruff format --quiet $(CHECKED)
+
+page: ## build the page and the TypeScript client (npm)
+	@tools/page.sh --build
+
+docs: ## write the generated pages of docs/
+	@tools/setup.sh dev
+	@$(BIN)/python tools/diagrams.py
+
+bench: bench-relay bench-media ## measure against other servers and write docs/benchmarks.md
+
+bench-relay: ## the relay of messages alone
+	@tools/setup.sh dev
+	@$(BIN)/python -m benchmarks.relay $(ARGS)
+
+bench-media: ## browser to node and back alone
+	@tools/setup.sh dev
+	@tools/chromium.sh
+	@$(BIN)/python -m benchmarks.media $(ARGS)
+
+clean: ## remove what was installed and built here, except the page
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis console/node_modules sdk/js/node_modules

@@ -1,0 +1,1 @@
+"""Benchmarks: `relay` for signaling, `media` for a stream from browser to node and back."""

@@ -1,0 +1,1 @@
+"""What the benchmarks share: the report file and the description of the machine."""

@@ -1,0 +1,75 @@
+/**
+ * Your video through a real-time model and back.
+ *
+ * ```ts
+ * const client = createClient({ url: "wss://bridge.example", credential: "sk_…" });
+ * const session = client.connect({ stream, params: { style: "candy" } });
+ * session.on("state", (state) => console.log(state));
+ * session.attach(videoElement);
+ * await session.update({ strength: 0.5 });
+ * session.close();
+ * ```
+ */
+
+import { Session } from "./session.ts";
+import type { SessionOptions, Timeouts } from "./types.ts";
+import { clientUrl, type ParamValues } from "./wire.ts";
+
+export { BridgeError, ERRORS, type ErrorCode } from "./errors.ts";
+export { estimate, LatencyMeter, type Match, type Sample } from "./latency.ts";
+export { Session } from "./session.ts";
+export type { FirstFrame, Latency, Stats } from "./stats.ts";
+export type { SessionEvents, SessionState, Timeouts } from "./types.ts";
+export type { Model, NodeStats, Param, ParamValue, ParamValues } from "./wire.ts";
+
+export interface ClientOptions {
+  /** Where the bridge is: `wss://host`, `https://host`, or with a path of its own. */
+  url: string;
+  /** The key, or a function that fetches one for each connection. */
+  credential: string | (() => string | Promise<string>);
+  /** STUN and TURN servers; none by default. */
+  iceServers?: RTCIceServer[];
+  /** Come back by itself when the node is lost or the connection breaks. Default true. */
+  autoRejoin?: boolean;
+  timeouts?: Partial<Timeouts>;
+  /** For environments that have none of their own. */
+  WebSocket?: typeof WebSocket;
+  RTCPeerConnection?: typeof RTCPeerConnection;
+}
+
+export interface ConnectOptions {
+  /** What is sent to the model. Its tracks stay yours. */
+  stream: MediaStream;
+  /** First values for the model's parameters. */
+  params?: ParamValues;
+}
+
+export interface Client {
+  /** Start a session. It never throws for what the network does: listen to `state`, read `error`. */
+  connect(options: ConnectOptions): Session;
+}
+
+const TIMEOUTS: Timeouts = {
+  open: 10_000,
+  auth: 15_000,
+  answer: 30_000,
+  media: 30_000,
+  farewell: 2_000,
+  update: 10_000,
+};
+
+/** A client of one bridge. Throws TypeError if `url` is none. */
+export function createClient(options: ClientOptions): Client {
+  const fixed: Omit<SessionOptions, "stream" | "params"> = {
+    url: clientUrl(options.url),
+    credential: options.credential,
+    iceServers: options.iceServers ?? [],
+    autoRejoin: options.autoRejoin ?? true,
+    timeouts: { ...TIMEOUTS, ...options.timeouts },
+    WebSocket: options.WebSocket ?? globalThis.WebSocket,
+    RTCPeerConnection: options.RTCPeerConnection ?? globalThis.RTCPeerConnection,
+  };
+  return {
+    connect: ({ stream, params = {} }) => new Session({ ...fixed, stream, params }),
+  };
+}

@@ -1,0 +1,116 @@
+import type { IceCandidate } from "./wire.ts";
+
+/** What a Peer reports. Nothing is reported after `close()`. */
+export interface PeerHandlers {
+  /** A local candidate, or null at the end of them. */
+  candidate(candidate: IceCandidate | null): void;
+  track(track: MediaStreamTrack, receiver: RTCRtpReceiver): void;
+  state(state: RTCPeerConnectionState): void;
+}
+
+export interface PeerOptions {
+  RTCPeerConnection: typeof RTCPeerConnection;
+  iceServers: RTCIceServer[];
+  stream: MediaStream;
+}
+
+/**
+ * One RTCPeerConnection: media both ways and the `control` channel.
+ *
+ * Remote candidates are applied in the order of their arrival, and none before the answer (RFC 8838 and
+ * W3C WebRTC 4.4.1.6 ask for a remote description first).
+ */
+export class Peer {
+  readonly connection: RTCPeerConnection;
+  readonly control: RTCDataChannel;
+  /** Resolves when the offer is the local description and can be sent. */
+  readonly prepared: Promise<void>;
+  #handlers: PeerHandlers | null;
+  #answered!: () => void;
+  #remote = new Promise<void>((resolve) => (this.#answered = resolve));
+
+  constructor(options: PeerOptions, handlers: PeerHandlers) {
+    this.#handlers = handlers;
+    const connection = new options.RTCPeerConnection({
+      iceServers: options.iceServers,
+      bundlePolicy: "max-bundle",
+    });
+    this.connection = connection;
+    this.control = connection.createDataChannel("control");
+    for (const track of options.stream.getTracks()) {
+      connection.addTransceiver(track, {
+        direction: "sendrecv",
+        streams: [options.stream],
+      });
+    }
+    connection.ontrack = ({ track, receiver }) => {
+      preferLowDelay(receiver);
+      this.#handlers?.track(track, receiver);
+    };
+    connection.onicecandidate = ({ candidate }) => this.#candidate(candidate);
+    connection.onconnectionstatechange = () => this.#handlers?.state(connection.connectionState);
+    this.prepared = connection.setLocalDescription();
+  }
+
+  /** The offer, with every candidate gathered until now. */
+  get offer(): string {
+    return this.connection.localDescription?.sdp ?? "";
+  }
+
+  /** Whether local candidates are all in `offer` by now. */
+  get gathered(): boolean {
+    return this.connection.iceGatheringState === "complete";
+  }
+
+  /** Apply the answer; a second one for the same offer changes nothing. */
+  async answer(sdp: string): Promise<void> {
+    if (this.connection.signalingState !== "have-local-offer") return;
+    await this.connection.setRemoteDescription({ type: "answer", sdp });
+    this.#answered();
+  }
+
+  /** Apply a remote candidate, behind the answer and the candidates before it. Rejects if it is refused. */
+  candidate(candidate: IceCandidate | null): Promise<void> {
+    const applied = this.#remote.then(() => {
+      if (this.connection.signalingState === "closed") return;
+      return this.connection.addIceCandidate(candidate);
+    });
+    this.#remote = applied.catch(() => undefined); // one bad candidate does not stop those behind it
+    return applied;
+  }
+
+  /** Send another track of the same kind, without a new offer. */
+  async replaceTrack(kind: string, track: MediaStreamTrack | null): Promise<boolean> {
+    const found = this.connection.getTransceivers().find(({ receiver }) => receiver.track.kind === kind);
+    await found?.sender.replaceTrack(track);
+    return found !== undefined;
+  }
+
+  close(): void {
+    this.#handlers = null;
+    this.connection.close();
+  }
+
+  #candidate(candidate: RTCIceCandidate | null): void {
+    if (candidate === null) this.#handlers?.candidate(null);
+    else if (candidate.candidate) {
+      const { sdpMid, sdpMLineIndex } = candidate;
+      this.#handlers?.candidate({
+        sdpMid,
+        sdpMLineIndex,
+        candidate: candidate.candidate,
+      });
+    }
+  }
+}
+
+/**
+ * Ask for the shortest jitter buffer: a late frame is of no use to who steers the picture.
+ *
+ * `jitterBufferTarget` is W3C WebRTC Extensions (milliseconds); `playoutDelayHint` its older name in Chromium.
+ */
+function preferLowDelay(receiver: RTCRtpReceiver): void {
+  const hinted = receiver as RTCRtpReceiver & { playoutDelayHint?: number };
+  if ("jitterBufferTarget" in receiver) receiver.jitterBufferTarget = 0;
+  if ("playoutDelayHint" in hinted) hinted.playoutDelayHint = 0;
+}

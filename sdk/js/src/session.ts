@@ -1,0 +1,423 @@
+import { Control } from "./control.ts";
+import { Emitter } from "./emitter.ts";
+import { BridgeError, fromClose, fromText } from "./errors.ts";
+import { Monitor } from "./monitor.ts";
+import { Peer } from "./peer.ts";
+import { Signaling } from "./signaling.ts";
+import type { Stats } from "./stats.ts";
+import type { SessionEvents, SessionOptions, SessionState } from "./types.ts";
+import type { FromBridge, Model, NodeStatus, ParamValues } from "./wire.ts";
+
+const REJOIN_DELAYS = [300, 1000, 2000, 4000, 8000]; // ms, between the attempts to come back
+const STEADY = 10_000; // ms live, after which the attempts count from zero again
+
+/** One claim on a node: your stream goes there, `stream` comes back. Made by `Client.connect`. */
+export class Session extends Emitter<SessionEvents> {
+  /** The result. It stays the same object when the session is brought back; its tracks change. */
+  readonly stream: MediaStream;
+  /** Resolves when media is up for the first time; rejects with the error if the session ends before that. */
+  readonly ready: Promise<void>;
+
+  #state: SessionState = "connecting";
+  #error: BridgeError | null = null;
+  #model: Model | null = null;
+  readonly #options: SessionOptions;
+  readonly #monitor = new Monitor((stats) => this.emit("stats", stats));
+  readonly #control: Control;
+  #outgoing: MediaStream;
+  #signaling: Signaling | null = null;
+  #peer: Peer | null = null;
+  /** The credential and the demand have been sent on `#signaling`. */
+  #greeted = false;
+  #authenticated = false;
+  #status: NodeStatus | null = null;
+  /** What became of the offer of `#peer`: a refused one is sent again when a node waits. */
+  #offer: "none" | "sent" | "refused" = "none";
+  #answered = false;
+  /** The node has closed the connection; the bridge may still say why. */
+  #leaving = false;
+  #attempts = 0;
+  #liveSince = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #settle!: { resolve(): void; reject(error: BridgeError): void };
+
+  constructor(options: SessionOptions) {
+    super();
+    this.#options = options;
+    this.#outgoing = options.stream;
+    this.stream = new MediaStream();
+    this.ready = new Promise((resolve, reject) => (this.#settle = { resolve, reject }));
+    this.ready.catch(() => undefined); // who does not wait for it reads `error`
+    this.#control = new Control(
+      options.params,
+      {
+        model: (model) => this.emit("model", (this.#model = model)),
+        values: (values) => this.emit("values", values),
+        stats: (stats) => (this.#monitor.node = stats),
+        failed: (message) => this.emit("error", new BridgeError("model_error", message)),
+        closed: () => this.#onNodeClosed(),
+      },
+      options.timeouts.update,
+    );
+    // Handlers that the caller adds in the same turn see every event.
+    queueMicrotask(() => this.#state === "connecting" && this.#begin());
+  }
+
+  get state(): SessionState {
+    return this.#state;
+  }
+
+  /** Why the session ended; null while it has not, and after `close()`. */
+  get error(): BridgeError | null {
+    return this.#error;
+  }
+
+  /** The model's declaration; null until the node has sent it. */
+  get model(): Model | null {
+    return this.#model;
+  }
+
+  /** The newest figures; the event `stats` brings them once a second. */
+  get stats(): Stats {
+    return this.#monitor.stats;
+  }
+
+  /**
+   * Change parameters of the model. Resolves with all values then in force, as the node acknowledged them.
+   *
+   * Sent at once, or when the `control` channel opens. Rejects with a BridgeError: `rejected` (the node says
+   * why, and nothing changed), `timeout`, or `closed`.
+   */
+  update(params: ParamValues): Promise<ParamValues> {
+    if (this.#state === "ended") return Promise.reject(new BridgeError("closed"));
+    return this.#control.update(params);
+  }
+
+  /** Send another stream: camera to file, say. No new offer is made, so each kind must have been there at the start. */
+  async replaceStream(stream: MediaStream): Promise<void> {
+    const before = this.#outgoing.getTracks();
+    this.#outgoing = stream;
+    const kinds = new Set(stream.getTracks().map(({ kind }) => kind));
+    for (const { kind } of before) if (!kinds.has(kind)) await this.#peer?.replaceTrack(kind, null);
+    for (const track of stream.getTracks()) await this.replaceTrack(track);
+  }
+
+  /** Send `track` in place of the one of its kind. Rejects with `bad_input` if none of that kind was offered. */
+  async replaceTrack(track: MediaStreamTrack): Promise<void> {
+    if (!this.#outgoing.getTracks().includes(track)) {
+      const others = this.#outgoing.getTracks().filter(({ kind }) => kind !== track.kind);
+      this.#outgoing = new MediaStream([...others, track]);
+    }
+    const found = await this.#peer?.replaceTrack(track.kind, track);
+    if (found === false) throw new BridgeError("bad_input", `The session was started without ${track.kind}.`);
+  }
+
+  /** Send black (or silence) instead of the source, or stop doing so. */
+  mute(kind: "audio" | "video", muted = true): void {
+    for (const track of this.#outgoing.getTracks()) if (track.kind === kind) track.enabled = !muted;
+  }
+
+  /** Show the result in `result`, and measure what is seen there; with `source`, the latency between the two. */
+  attach(result: HTMLVideoElement, source: HTMLVideoElement | null = null): void {
+    if (result.srcObject !== this.stream) result.srcObject = this.stream;
+    result.play().catch(() => undefined); // refused without a gesture: the caller shows a way to play
+    this.#monitor.attach(result, source);
+  }
+
+  /** End the session. Nothing is emitted after the state `ended`. */
+  close(): void {
+    this.#end(null);
+  }
+
+  // ---- the way to a node
+
+  /** What the browser refuses outright, such as a `ws:` address in an `https:` page, ends the session. */
+  #begin(): void {
+    try {
+      this.#connect();
+    } catch (error) {
+      this.#end(new BridgeError("network", String(error)));
+    }
+  }
+
+  #connect(): void {
+    this.#authenticated = false;
+    const own =
+      <A extends unknown[]>(handler: (...args: A) => void) =>
+      (...args: A): void =>
+        void (this.#signaling === signaling && handler(...args));
+    const handlers = {
+      open: own(() => void this.#greet(signaling)),
+      message: own((message: FromBridge) => this.#receive(message)),
+      close: own((code: number) => this.#onSocketClosed(code)),
+    };
+    const { url, WebSocket, timeouts } = this.#options;
+    const signaling: Signaling = new Signaling(url, WebSocket, handlers, timeouts.open);
+    this.#signaling = signaling;
+    this.#join();
+  }
+
+  /** The credential, the demand and the offer go in one flight; the bridge takes them in order. */
+  async #greet(signaling: Signaling): Promise<void> {
+    const { credential, timeouts } = this.#options;
+    this.#advance("authenticating");
+    this.#deadline(timeouts.auth, () => this.#fail(new BridgeError("network")));
+    try {
+      const secret = typeof credential === "function" ? await credential() : credential;
+      if (this.#signaling !== signaling) return;
+      signaling.send({ type: "CREDENTIAL", payload: { credential: secret } });
+    } catch (error) {
+      if (this.#signaling === signaling) this.#end(new BridgeError("auth_failed", String(error)));
+      return;
+    }
+    signaling.send({ type: "session_start" });
+    this.#greeted = true;
+    this.#sendOffer();
+  }
+
+  /** A new peer connection, whose offer is sent as soon as both it and the socket are ready. */
+  #join(): void {
+    this.#offer = "none";
+    this.#answered = false;
+    const own =
+      <A extends unknown[]>(handler: (...args: A) => void) =>
+      (...args: A): void =>
+        void (this.#peer === peer && handler(...args));
+    const peer: Peer = new Peer(
+      { ...this.#options, stream: this.#outgoing },
+      {
+        candidate: own((candidate) => this.#offer === "sent" && this.#sendCandidate(candidate)),
+        track: own((track: MediaStreamTrack) => this.#onTrack(track)),
+        state: own((state: RTCPeerConnectionState) => this.#onPeerState(state)),
+      },
+    );
+    this.#peer = peer;
+    this.#control.attach(peer.control);
+    const failed = own((error: unknown) => this.#end(new BridgeError("ice_failed", String(error))));
+    peer.prepared.then(
+      own(() => this.#sendOffer()),
+      failed,
+    );
+  }
+
+  #sendOffer(): void {
+    const peer = this.#peer;
+    if (!this.#greeted || !peer?.offer || this.#offer === "sent") return;
+    if (this.#offer === "refused" && this.#status !== "waiting") return;
+    this.#offer = "sent";
+    // Candidates gathered by now are part of the description; later ones follow it.
+    this.#signaling?.send({ type: "offer", sdp: peer.offer });
+    if (peer.gathered) this.#sendCandidate(null);
+    if (this.#status === "waiting") this.#negotiate();
+  }
+
+  #sendCandidate(candidate: { candidate: string } | null): void {
+    this.#signaling?.send({
+      type: "candidate",
+      candidate: candidate ?? { sdpMid: "0", sdpMLineIndex: 0, candidate: "" },
+    });
+  }
+
+  #negotiate(): void {
+    this.#advance("negotiating");
+    this.#deadline(this.#options.timeouts.answer, () => this.#fail(new BridgeError("no_answer")));
+  }
+
+  // ---- what the bridge says
+
+  #receive(message: FromBridge): void {
+    switch (message.type) {
+      case "auth_success":
+        this.#authenticated = true;
+        this.#monitor.marks.mark("auth");
+        this.#deadline(0);
+        return this.emit("signaling", "open");
+      case "node_status":
+        return this.#onStatus(message.status);
+      case "server_provisioning":
+        return this.#onStatus("pending");
+      case "answer":
+        return void this.#onAnswer(message.sdp);
+      case "candidate":
+        return void this.#peer?.candidate(message.candidate).catch((error: unknown) => {
+          this.emit(
+            "error",
+            new BridgeError("bad_input", `A candidate of the node was refused: ${String(error)}`),
+          );
+        });
+      case "error":
+        return this.#onError(fromText(message.message));
+    }
+  }
+
+  #onStatus(status: NodeStatus): void {
+    this.#status = status;
+    if (this.#answered) return; // media is up or on its way: the line is behind us
+    this.#deadline(0);
+    if (!this.#peer) {
+      // Our node was lost, and we are in the line again. A new offer is of use only when a node waits.
+      if (status === "waiting") this.#join();
+      return this.#advance(status);
+    }
+    this.#advance(status);
+    if (status !== "waiting") return;
+    this.#monitor.marks.mark("line");
+    if (this.#offer === "sent") this.#negotiate();
+    else this.#sendOffer();
+  }
+
+  async #onAnswer(sdp: string): Promise<void> {
+    const peer = this.#peer;
+    if (!peer || this.#answered) return;
+    this.#answered = true;
+    this.#monitor.marks.mark("answer");
+    this.#advance("negotiating");
+    this.#deadline(this.#options.timeouts.media, () => this.#fail(new BridgeError("ice_failed")));
+    try {
+      await peer.answer(sdp);
+    } catch (error) {
+      if (peer === this.#peer)
+        this.#fail(new BridgeError("ice_failed", `The answer was refused: ${String(error)}`));
+    }
+  }
+
+  #onError(error: BridgeError): void {
+    switch (error.code) {
+      case "pool_full":
+        // In the line, the offer alone was refused: our place is kept.
+        if (this.#status === "full") this.#offer = "refused";
+        else this.#end(error);
+        return;
+      case "node_lost":
+        if (!this.#options.autoRejoin) return this.#end(error);
+        this.emit("error", error);
+        this.#leave(); // the bridge puts us at the front of the line and says so next
+        return this.#set("reconnecting");
+      case "start_failed":
+      case "no_answer":
+      case "node_refused":
+      case "no_media":
+      case "session_too_long":
+        return this.#end(error);
+      default:
+        return this.emit("error", error);
+    }
+  }
+
+  #onSocketClosed(code: number): void {
+    const error = fromClose(code, this.#authenticated);
+    this.#signaling = null;
+    this.#greeted = false;
+    // Media never depends on the socket: up or interrupted, it goes on until the peer connection fails.
+    if (this.#state === "live" || this.#interrupted) return this.emit("signaling", "lost");
+    this.#fail(error, this.#authenticated || this.#state === "reconnecting");
+  }
+
+  // ---- what the peer connection says
+
+  #onTrack(track: MediaStreamTrack): void {
+    for (const old of this.stream.getTracks()) if (old.kind === track.kind) this.stream.removeTrack(old);
+    this.stream.addTrack(track);
+    this.emit("track", track);
+  }
+
+  #onPeerState(state: RTCPeerConnectionState): void {
+    if (this.#leaving) return;
+    if (state === "connected") {
+      this.#monitor.marks.mark("ice");
+      this.#liveSince = performance.now();
+      this.#deadline(0);
+      this.#set("live");
+      this.#settle.resolve();
+      if (this.#peer) this.#monitor.start(this.#peer.connection);
+    } else if (state === "disconnected" && this.#state === "live") {
+      this.#set("reconnecting"); // it may come back by itself; if not, it becomes "failed"
+    } else if (state === "failed") {
+      this.#fail(new BridgeError("ice_failed"));
+    }
+  }
+
+  /** The node closed the connection. If the bridge knows more, it says so now. */
+  #onNodeClosed(): void {
+    if (!this.#answered) return;
+    this.#leaving = true;
+    const error = new BridgeError("session_ended");
+    if (this.#signaling) this.#deadline(this.#options.timeouts.farewell, () => this.#end(error));
+    else this.#rejoin(error); // the bridge is gone as well: nobody can have meant it
+  }
+
+  // ---- the ways out
+
+  /** Something broke. Come back, if trying again can help and we had got somewhere before, or else end. */
+  #fail(error: BridgeError, gotSomewhere = this.#liveSince > 0 || this.#state === "reconnecting"): void {
+    if (error.retryable && gotSomewhere) this.#rejoin(error);
+    else this.#end(error);
+  }
+
+  /** Begin again with a new socket and a new peer connection, if the policy and the count of attempts allow. */
+  #rejoin(error: BridgeError): void {
+    if (this.#liveSince && performance.now() - this.#liveSince > STEADY) this.#attempts = 0;
+    const delay = REJOIN_DELAYS[this.#attempts++];
+    if (!this.#options.autoRejoin || delay === undefined) return this.#end(error);
+    this.emit("error", error);
+    this.#drop();
+    this.#set("reconnecting");
+    this.#deadline(delay * (0.5 + Math.random()), () => this.#begin());
+  }
+
+  #end(error: BridgeError | null): void {
+    if (this.#state === "ended") return;
+    this.#error = error;
+    this.#drop();
+    this.#control.close(error ?? new BridgeError("closed"));
+    this.#settle.reject(error ?? new BridgeError("closed"));
+    this.#set("ended");
+  }
+
+  /** Give up the socket and the peer connection. */
+  #drop(): void {
+    const signaling = this.#signaling;
+    this.#signaling = null;
+    this.#greeted = false;
+    signaling?.close();
+    this.#leave();
+  }
+
+  /** Give up the peer connection; the socket stays. */
+  #leave(): void {
+    this.#deadline(0);
+    this.#control.detach();
+    this.#monitor.stop();
+    this.#answered = false;
+    this.#leaving = false;
+    this.#offer = "none";
+    this.#status = null;
+    const peer = this.#peer;
+    this.#peer = null;
+    peer?.close();
+  }
+
+  // ---- small things
+
+  get #interrupted(): boolean {
+    return this.#peer?.connection.connectionState === "disconnected";
+  }
+
+  #set(state: SessionState): void {
+    if (this.#state === state) return;
+    this.#state = state;
+    this.emit("state", state);
+  }
+
+  /** Go on towards live. What is being brought back says so until it waits in a line, or is live. */
+  #advance(state: SessionState): void {
+    const hidden = state === "authenticating" || state === "connecting";
+    if (!(this.#state === "reconnecting" && hidden)) this.#set(state);
+  }
+
+  /** One deadline at a time: the step that we are in. 0 clears it. */
+  #deadline(ms: number, passed?: () => void): void {
+    clearTimeout(this.#timer);
+    if (passed) this.#timer = setTimeout(passed, ms);
+  }
+}

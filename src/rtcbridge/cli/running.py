@@ -1,0 +1,128 @@
+"""Running a bridge in this process: drivers picked by the configuration, signals, the end."""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import gc
+import os
+import signal
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+
+from rtcbridge.cli import CommandError
+from rtcbridge.config import Config
+from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
+from rtcbridge.drivers.providers import make_provider
+from rtcbridge.gateway.server import Server
+
+SERVE_UNTIL = (signal.SIGINT, signal.SIGTERM)
+
+
+def run_bridge(
+    config: Config,
+    *,
+    credential: Callable[[SqliteKeys], str] = lambda keys: "",
+    ready: Callable[[Server], None] = lambda server: None,
+    after: Callable[[], Awaitable[object]] | None = None,
+    until: Sequence[signal.Signals] = SERVE_UNTIL,
+) -> None:
+    """Serve until a signal; SIGHUP, if it is not among these, reads the certificate again.
+
+    Args:
+        config: The configuration.
+        credential: Makes the key that the page is given over loopback; empty for none.
+        ready: Called when the bridge listens.
+        after: Awaited when it has stopped, also when it could not start.
+        until: The signals that end it.
+
+    Raises:
+        CommandError: The address cannot be had, a TLS file cannot be used, or another bridge has the store.
+        LedgerError: The store cannot be opened.
+    """
+    with store_lock(config.store.path), Database(config.store.path) as database:
+        keys = SqliteKeys(database)
+        try:
+            _run(_serve(config, database, keys, credential(keys), ready, after, until))
+        finally:
+            keys.close()
+
+
+def _run(main: Coroutine[object, object, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # there is none for Windows
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+async def _serve(
+    config: Config,
+    database: Database,
+    keys: SqliteKeys,
+    credential: str,
+    ready: Callable[[Server], None],
+    after: Callable[[], Awaitable[object]] | None,
+    until: Sequence[signal.Signals],
+) -> None:
+    ledger = SqliteLedger(database)
+    providers = {pool.name: make_provider(pool) for pool in config.pools}
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in until:
+        loop.add_signal_handler(number, stopping.set)
+    try:
+        server = Server(config, keys, ledger, providers, credential)
+        if signal.SIGHUP not in until:
+            loop.add_signal_handler(signal.SIGHUP, server.reload_tls)
+        await _start(server, config)
+        # What lives from here to the end need not be looked at again by the garbage collector.
+        gc.collect()
+        gc.freeze()
+        ready(server)
+        await stopping.wait()
+        for number in until:
+            loop.remove_signal_handler(number)  # a second Ctrl-C ends it at once
+        await server.stop()
+    finally:
+        if after is not None:
+            await after()
+        await ledger.close()
+
+
+async def _start(server: Server, config: Config) -> None:
+    where = f"{config.server.host}:{config.server.port}"
+    try:
+        await server.start()
+    except ssl.SSLError as error:
+        raise CommandError(f"server.tls_cert, server.tls_key: expected a certificate and its key: {error}") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise CommandError(f"port {config.server.port} on {config.server.host} is taken; choose another") from None
+        if error.filename is not None:
+            raise CommandError(f"{error.filename}: {error.strerror}") from None
+        raise CommandError(f"cannot listen on {where}: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def store_lock(store: Path) -> Iterator[None]:
+    """Hold the right to run a bridge on this store, of which one may: two would fight over its nodes.
+
+    Raises:
+        CommandError: Another bridge has it, or the folder cannot be written.
+    """
+    path = store.with_name(f"{store.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise CommandError(f"{path}: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CommandError(f"another bridge runs on the store {store}") from None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The pure core: messages, sessions, nodes, pools. No clock, no socket, no randomness."""

@@ -1,0 +1,134 @@
+"""What can happen to a session (events), and what a session can ask to be done (effects)."""
+
+from enum import Enum
+from typing import TypeAlias
+
+from msgspec import Struct
+
+from rtcbridge.core.errors import Error
+from rtcbridge.core.messages import Candidate, NodeAnswer, NodeCandidate, Offer, SessionStart
+
+
+class Source(Enum):
+    """Who speaks."""
+
+    CLIENT = "client"
+    NODE = "node"
+    POOL = "pool"
+    CLOCK = "clock"
+
+
+# --- events, beside the messages of the wire ---
+
+
+class Closed(Struct, frozen=True):
+    """The client's socket ended with a Close frame."""
+
+
+class Dropped(Struct, frozen=True):
+    """The client's socket ended without one, or the bridge itself gave it up."""
+
+
+class MediaUp(Struct, frozen=True):
+    """The node's peer connection is connected, by its own word or in a heartbeat."""
+
+
+class MediaDown(Struct, frozen=True):
+    """The node's peer connection failed or closed."""
+
+    reason: str
+
+
+class Declined(Struct, frozen=True):
+    """The node answered `error`."""
+
+
+class Granted(Struct, frozen=True):
+    """The pool gave a slot of this node, or renewed the reservation of it."""
+
+    node: str
+
+
+class Pending(Struct, frozen=True):
+    """The place in line is within what is on its way."""
+
+
+class Full(Struct, frozen=True):
+    """The place in line is beyond what is on its way."""
+
+
+class Failed(Struct, frozen=True):
+    """The node that was on its way failed, and nothing is left."""
+
+    error: Error
+
+
+class Lost(Struct, frozen=True):
+    """The node that holds the slot is lost."""
+
+
+class Timeout(Struct, frozen=True):
+    """The deadline of the present state has passed."""
+
+
+class Expired(Struct, frozen=True):
+    """The session reached `max_session`."""
+
+
+PoolEvent: TypeAlias = Granted | Pending | Full | Failed | Lost
+Event: TypeAlias = (
+    SessionStart | Offer | Candidate | Closed | Dropped | NodeAnswer | NodeCandidate | MediaUp | MediaDown
+    | Declined | PoolEvent | Timeout | Expired
+)  # fmt: skip
+
+
+# --- effects ---
+
+
+class SendClient(Struct, frozen=True):
+    """Send this message to the client."""
+
+    data: bytes
+
+
+class SendNode(Struct, frozen=True):
+    """Send this message to that node."""
+
+    node: str
+    data: bytes
+
+
+class Acquire(Struct, frozen=True):
+    """Get a slot or a place in line. One that is not `patient` leaves the line when it would be full."""
+
+    patient: bool
+
+
+class Stay(Struct, frozen=True):
+    """Keep the place in line from now on, also when it becomes full."""
+
+
+class Yield(Struct, frozen=True):
+    """The reservation ran out: let it go if others wait, renew it if not; the pool's answer follows."""
+
+
+class Reassign(Struct, frozen=True):
+    """Give the slot back and get one of another node than `exclude`, before all others."""
+
+    exclude: str
+
+
+class Begin(Struct, frozen=True):
+    """Record that the session began on this node."""
+
+    node: str
+
+
+class End(Struct, frozen=True):
+    """Free the slot or place and record the end. `rejoin`: a new session goes to the front of the line."""
+
+    reason: str
+    rejoin: bool = False
+
+
+Effect: TypeAlias = SendClient | SendNode | Acquire | Stay | Yield | Reassign | Begin | End

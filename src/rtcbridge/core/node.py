@@ -1,0 +1,216 @@
+"""One node's life, as a table: what may happen to it in each state, and when each state ends by itself."""
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from math import inf
+from typing import Any
+
+from rtcbridge.core.errors import TransitionError
+from rtcbridge.core.spec import PoolSpec
+
+
+class NodeState(Enum):
+    """Where a node stands. "Busy" is no state: it is `free == 0`."""
+
+    PROVISIONING = "provisioning"  # its creation is asked for
+    BOOTING = "booting"  # the provider has accepted, the agent has not dialed in yet
+    READY = "ready"
+    LOST = "lost"  # silent for too long; awaited
+    DRAINING = "draining"  # takes no new session
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    STARTING = "starting"
+    FAILED = "failed"  # did not come up; counts until it is destroyed
+    TERMINATING = "terminating"
+    GONE = "gone"
+
+
+class NodeEvent(Enum):
+    """What happens to a node."""
+
+    REGISTERED = "registered"  # its agent dialed in
+    ACCEPTED = "accepted"  # the provider accepted the operation of this state
+    REFUSED = "refused"  # the provider refused it
+    SILENT = "silent"  # heartbeats are missing
+    HALTED = "halted"  # the provider says: the machine is there and does not run
+    VANISHED = "vanished"  # the provider says: there is no such machine
+    DRAIN = "drain"  # take no new session
+    EMPTY = "empty"  # the last session of a draining node ended
+    START = "start"
+    DESTROY = "destroy"
+    TIMEOUT = "timeout"  # the state's deadline has passed
+
+
+_S, _E = NodeState, NodeEvent
+
+NODE_TRANSITIONS: Mapping[tuple[NodeState, NodeEvent], NodeState] = {
+    (_S.PROVISIONING, _E.ACCEPTED): _S.BOOTING,
+    (_S.PROVISIONING, _E.REFUSED): _S.FAILED,
+    (_S.PROVISIONING, _E.REGISTERED): _S.READY,
+    (_S.PROVISIONING, _E.TIMEOUT): _S.FAILED,
+    (_S.STARTING, _E.ACCEPTED): _S.BOOTING,
+    (_S.STARTING, _E.REFUSED): _S.FAILED,
+    (_S.STARTING, _E.REGISTERED): _S.READY,
+    (_S.STARTING, _E.VANISHED): _S.FAILED,
+    (_S.STARTING, _E.TIMEOUT): _S.FAILED,
+    (_S.BOOTING, _E.REGISTERED): _S.READY,
+    (_S.BOOTING, _E.HALTED): _S.FAILED,
+    (_S.BOOTING, _E.VANISHED): _S.FAILED,
+    (_S.BOOTING, _E.TIMEOUT): _S.FAILED,
+    (_S.READY, _E.REGISTERED): _S.READY,
+    (_S.READY, _E.ACCEPTED): _S.READY,  # it dialed in before the provider's answer came
+    (_S.READY, _E.REFUSED): _S.READY,
+    (_S.READY, _E.SILENT): _S.LOST,
+    (_S.READY, _E.HALTED): _S.LOST,
+    (_S.READY, _E.VANISHED): _S.LOST,
+    (_S.READY, _E.DRAIN): _S.DRAINING,
+    (_S.LOST, _E.REGISTERED): _S.READY,
+    (_S.LOST, _E.HALTED): _S.STOPPED,
+    (_S.LOST, _E.VANISHED): _S.GONE,
+    (_S.LOST, _E.TIMEOUT): _S.TERMINATING,
+    (_S.DRAINING, _E.REGISTERED): _S.DRAINING,
+    (_S.DRAINING, _E.EMPTY): _S.STOPPING,
+    (_S.DRAINING, _E.SILENT): _S.STOPPING,
+    (_S.DRAINING, _E.HALTED): _S.STOPPED,
+    (_S.DRAINING, _E.VANISHED): _S.GONE,
+    (_S.DRAINING, _E.TIMEOUT): _S.STOPPING,
+    (_S.STOPPING, _E.ACCEPTED): _S.STOPPED,
+    (_S.STOPPING, _E.REFUSED): _S.STOPPING,
+    (_S.STOPPING, _E.HALTED): _S.STOPPED,
+    (_S.STOPPING, _E.VANISHED): _S.GONE,
+    (_S.STOPPING, _E.TIMEOUT): _S.TERMINATING,
+    (_S.STOPPED, _E.START): _S.STARTING,
+    (_S.STOPPED, _E.REGISTERED): _S.READY,  # somebody started it by hand
+    (_S.STOPPED, _E.VANISHED): _S.GONE,
+    (_S.STOPPED, _E.DESTROY): _S.TERMINATING,
+    (_S.STOPPED, _E.TIMEOUT): _S.TERMINATING,
+    (_S.FAILED, _E.REGISTERED): _S.READY,  # late, but up
+    (_S.FAILED, _E.DESTROY): _S.TERMINATING,
+    (_S.FAILED, _E.TIMEOUT): _S.TERMINATING,
+    (_S.TERMINATING, _E.ACCEPTED): _S.GONE,
+    (_S.TERMINATING, _E.REFUSED): _S.TERMINATING,
+    (_S.TERMINATING, _E.VANISHED): _S.GONE,
+    (_S.TERMINATING, _E.TIMEOUT): _S.TERMINATING,
+}
+
+UP = frozenset({_S.READY, _S.DRAINING})  # sessions may live on it
+COMING = frozenset({_S.PROVISIONING, _S.STARTING, _S.BOOTING})
+OPERATIONS: Mapping[NodeState, str] = {
+    _S.PROVISIONING: "create",
+    _S.STARTING: "start",
+    _S.STOPPING: "stop",
+    _S.TERMINATING: "destroy",
+}
+_MACHINE_ONLY = frozenset({_S.STOPPING, _S.STOPPED, _S.TERMINATING})
+_RETRY = (1.0, 60.0)  # seconds before a refused operation is tried again: the first, and at most
+_DOUBLINGS = 6  # of the first, after which the most is reached
+
+
+def duration(state: NodeState, spec: PoolSpec) -> float:
+    """Return after how many seconds a state ends by itself; infinity for those that do not."""
+    return {
+        _S.PROVISIONING: spec.provision_timeout,
+        _S.STARTING: spec.start_timeout,
+        _S.BOOTING: spec.boot_timeout,
+        _S.LOST: spec.lost_timeout,
+        _S.DRAINING: spec.drain_timeout,
+        _S.STOPPING: spec.stop_timeout,
+        _S.STOPPED: spec.stopped_timeout or inf,
+        _S.FAILED: spec.failed_timeout,
+        _S.TERMINATING: spec.destroy_timeout,
+    }.get(state, inf)
+
+
+class Node:
+    """A machine with slots. One that no provider made (`managed` is false) is gone where others are stopped.
+
+    Times are seconds on the caller's clock. `heard`: when it last spoke;
+    `started`: its last boot was the start of a stopped machine; `busy`: an operation is under way;
+    `uncertain`: an earlier life of this bridge may have asked for its creation. Only its pool changes
+    `sessions`. `watch` is called after a change that matters to who gets which slot.
+    """
+
+    def __init__(self, id: str, spec: PoolSpec, state: NodeState, now: float, managed: bool = True) -> None:
+        self.id = id
+        self.spec = spec
+        self.managed = managed
+        self.state = state
+        self.watch: Callable[[Node], object] | None = None
+        self._capacity = spec.slots
+        self._linked = False
+        self.sessions: set[str] = set()
+        self.epoch = 0
+        self.started = False
+        self.busy = False
+        self.uncertain = False
+        self.reason = ""
+        self.labels: Mapping[str, Any] = {}
+        self.since = self.heard = self.idle_since = now
+        self.deadline = now + duration(state, spec)
+        self.retry_at = now
+        self._retries = 0
+
+    @property
+    def capacity(self) -> int:
+        """Slots, one session each."""
+        return self._capacity
+
+    @capacity.setter
+    def capacity(self, slots: int) -> None:
+        self._capacity = slots
+        self._changed()
+
+    @property
+    def linked(self) -> bool:
+        """Whether its socket is up. A node whose socket has dropped gets no new session."""
+        return self._linked
+
+    @linked.setter
+    def linked(self, up: bool) -> None:
+        self._linked = up
+        self._changed()
+
+    @property
+    def free(self) -> int:
+        """Slots that no session holds, while the node is ready."""
+        return max(0, self._capacity - len(self.sessions)) if self.state is NodeState.READY else 0
+
+    def _changed(self) -> None:
+        if self.watch is not None:
+            self.watch(self)
+
+    def receive(self, event: NodeEvent, now: float) -> bool:
+        """Take one event; return whether the state changed.
+
+        Raises:
+            TransitionError: the event is not allowed now; nothing has changed.
+        """
+        before = self.state
+        try:
+            state = NODE_TRANSITIONS[before, event]
+        except KeyError:
+            raise TransitionError(f"node {self.id}: {event.value} while {before.value}") from None
+        if not self.managed and state in _MACHINE_ONLY:
+            state = NodeState.GONE
+        self.state = state
+        if state is before and event is not NodeEvent.TIMEOUT:
+            if event is NodeEvent.REFUSED:
+                self._back_off(now)
+        else:
+            self._enter(event, before, now)
+        self._changed()
+        return state is not before
+
+    def _enter(self, event: NodeEvent, before: NodeState, now: float) -> None:
+        self.since, self.deadline = now, now + duration(self.state, self.spec)
+        self.retry_at, self._retries = now, 0
+        if self.state is NodeState.READY:
+            self.reason = ""
+        if self.state is not before and self.state in UP:
+            self.heard = self.idle_since = now
+        if event is NodeEvent.START:
+            self.started = True
+
+    def _back_off(self, now: float) -> None:
+        self.retry_at = now + min(_RETRY[1], _RETRY[0] * 2.0**self._retries)
+        self._retries = min(self._retries + 1, _DOUBLINGS)

@@ -1,0 +1,41 @@
+"""What a pool is told to be: sizes and times."""
+
+from msgspec import Struct
+
+
+class PoolSpec(Struct, frozen=True, kw_only=True):
+    """The nodes of one kind. Times are in seconds.
+
+    `elastic` is false for a static pool: it creates nothing, and `max_nodes` does not bind it.
+    """
+
+    name: str
+    elastic: bool = True
+    slots: int = 1
+    min_ready: int = 0
+    max_nodes: int = 4
+    idle_timeout: float = 120.0
+    stopped_timeout: float = 86_400.0  # a node stopped for so long is destroyed; 0 = never
+    provision_timeout: float = 600.0  # from the create call until the provider has accepted it
+    start_timeout: float = 120.0  # the same for the start of a stopped node
+    boot_timeout: float = 600.0  # from the provider's word until the node registers
+    lost_timeout: float = 60.0  # how long a lost node is awaited
+    drain_timeout: float = 3_600.0  # how long a draining node may keep its sessions
+    stop_timeout: float = 120.0
+    destroy_timeout: float = 120.0
+    failed_timeout: float = 60.0  # how long a node that failed to start counts before it is destroyed
+
+
+class SessionSpec(Struct, frozen=True, kw_only=True):
+    """The times (seconds) and bounds of a session, protocol part 2. `max_session` 0 means without end.
+
+    `ice_servers` is the JSON text of a list of RTCIceServer for the node, or empty.
+    """
+
+    claim_timeout: float = 30.0
+    answer_timeout: float = 10.0
+    connect_timeout: float = 30.0
+    resume_grace: float = 60.0
+    max_session: float = 0.0
+    max_candidates: int = 64
+    ice_servers: bytes = b""

@@ -1,0 +1,165 @@
+"""Sums and orders over the nodes of a pool, kept up to date node by node, so that nothing walks all of them."""
+
+from bisect import bisect_left, bisect_right, insort
+from heapq import heappop, heappush
+from math import inf
+from typing import NamedTuple
+
+from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeState
+
+_AWAITED = COMING | {NodeState.STOPPING, NodeState.STOPPED, NodeState.LOST}
+
+
+class _Share(NamedTuple):
+    """What one node adds to the sums, and where it stands in the orders."""
+
+    supply: int = 0  # slots that a place in line may count on
+    capacity: int = 0  # slots of a node that is up or coming
+    sessions: int = 0  # sessions on such a node
+    stopping: int = 0  # slots of a node that is being stopped
+    open: tuple[int, str] | None = None
+    idle: tuple[float, str] | None = None
+
+
+def share(node: Node) -> _Share:
+    """Return what this node adds now."""
+    state, used = node.state, len(node.sessions)
+    if state is NodeState.READY:
+        open = idle = None
+        if node.linked:
+            open = (-used, node.id) if node.free else None
+            idle = (node.idle_since, node.id) if node.managed and not used else None
+        return _Share(0 if node.linked else node.free, node.capacity, used, 0, open, idle)
+    return _Share(
+        supply=node.capacity if state in _AWAITED else 0,
+        capacity=node.capacity if state in COMING else 0,
+        sessions=used if state in COMING else 0,
+        stopping=node.capacity if state is NodeState.STOPPING else 0,
+    )
+
+
+class Tally:
+    """The nodes of a pool in sum. `note` a node after each change of it, `forget` it when it is gone."""
+
+    def __init__(self) -> None:
+        self.supply = self.capacity = self.sessions = self.stopping = 0
+        self.open: list[tuple[int, str]] = []  # nodes with a free slot: the fullest first, then by id
+        self.idle: list[tuple[float, str]] = []  # managed nodes without a session: the longest idle first
+        self.stopped: dict[str, Node] = {}
+        self.emptied: dict[str, Node] = {}  # draining, and without a session
+        self.acting: dict[str, Node] = {}  # in a state that a provider's operation ends
+        self._shares: dict[str, _Share] = {}
+        self._nodes: dict[str, Node] = {}
+        self._alarms: list[tuple[float, str]] = []  # a heap of times not later than what is due
+        self._alarm: dict[str, float] = {}  # the entry of it that counts
+        self._stamps: dict[str, tuple[NodeState, float, float]] = {}  # what the alarm was set for
+
+    def share(self, node: str) -> _Share:
+        """Return what this node adds; nothing if there is no such node."""
+        return self._shares.get(node, _Share())
+
+    def note(self, node: Node) -> None:
+        """Take in how a node stands now."""
+        id, state = node.id, node.state
+        self._nodes[id] = node
+        self._replace(id, share(node))
+        for condition, nodes in (
+            (state is NodeState.STOPPED, self.stopped),
+            (state is NodeState.DRAINING and not node.sessions, self.emptied),
+            (state in OPERATIONS, self.acting),
+        ):
+            if condition:
+                nodes[id] = node
+            else:
+                nodes.pop(id, None)
+        if self._stamps.get(id) != (stamp := (state, node.deadline, node.retry_at)):
+            self._stamps[id] = stamp
+            self._wake_at(id, self._earliest(node))
+
+    def forget(self, node: str) -> None:
+        """Take out a node that is gone."""
+        self._replace(node, _Share())
+        for nodes in (self.stopped, self.emptied, self.acting, self._nodes):
+            nodes.pop(node, None)
+        for facts in (self._shares, self._alarm, self._stamps):
+            facts.pop(node, None)
+
+    def _replace(self, id: str, new: _Share) -> None:
+        old = self.share(id)
+        if new == old:
+            return
+        self._shares[id] = new
+        self.supply += new.supply - old.supply
+        self.capacity += new.capacity - old.capacity
+        self.sessions += new.sessions - old.sessions
+        self.stopping += new.stopping - old.stopping
+        if new.open != old.open:
+            if old.open:
+                del self.open[bisect_left(self.open, old.open)]
+            if new.open:
+                insort(self.open, new.open)
+        if new.idle != old.idle:
+            if old.idle:
+                del self.idle[bisect_left(self.idle, old.idle)]
+            if new.idle:
+                insort(self.idle, new.idle)
+
+    # --- time ---
+
+    @staticmethod
+    def _earliest(node: Node) -> float:
+        """A time before which nothing of this node can be due, whatever is heard of it meanwhile."""
+        due = min(node.deadline, node.heard) if node.state in UP else node.deadline
+        return min(due, node.retry_at) if node.state in OPERATIONS else due
+
+    def _wake_at(self, id: str, time: float) -> None:
+        if time < self._alarm.get(id, inf):
+            self._alarm[id] = time
+            heappush(self._alarms, (time, id))
+
+    @staticmethod
+    def ends(node: Node, silence: float) -> float:
+        """When the node's state ends by itself: at its deadline, or when it has been silent for too long."""
+        return min(node.deadline, node.heard + silence) if node.state in UP else node.deadline
+
+    def _due(self, node: Node, now: float, silence: float) -> float:
+        due = self.ends(node, silence)
+        retry = node.managed and node.state in OPERATIONS and not node.busy and node.retry_at > now
+        return min(due, node.retry_at) if retry else due
+
+    def pop_due(self, now: float, silence: float) -> list[Node]:
+        """Return the nodes whose state ends now; `note` each of them again."""
+        ended = []
+        while self._alarms and self._alarms[0][0] <= now:
+            node = self._pop_alarm()
+            if node is None:
+                continue
+            if self.ends(node, silence) <= now:
+                ended.append(node)
+            else:
+                self._wake_at(node.id, self._due(node, now, silence))
+        return ended
+
+    def _pop_alarm(self) -> Node | None:
+        time, id = heappop(self._alarms)
+        if self._alarm.get(id) != time:
+            return None  # an earlier one was set since, or the node is gone
+        del self._alarm[id]
+        return self._nodes[id]
+
+    def next_due(self, now: float, silence: float) -> float:
+        """Return when the next state ends, or the next refused operation is tried again."""
+        while self._alarms:
+            time, id = self._alarms[0]
+            node = self._nodes.get(id)
+            due = self._due(node, now, silence) if node is not None and self._alarm.get(id) == time else -inf
+            if due == time:
+                return due
+            if (node := self._pop_alarm()) is not None:
+                self._wake_at(id, due)
+        return inf
+
+    def next_idle(self, now: float, idle_timeout: float) -> float:
+        """Return when the next node will have been idle for long enough, of those that have not yet."""
+        index = bisect_right(self.idle, now, key=lambda entry: entry[0] + idle_timeout)
+        return self.idle[index][0] + idle_timeout if index < len(self.idle) else inf

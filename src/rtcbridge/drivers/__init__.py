@@ -1,0 +1,1 @@
+"""What the bridge stands on, behind the interfaces of `rtcbridge.ports`."""

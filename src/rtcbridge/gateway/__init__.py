@@ -1,0 +1,1 @@
+"""The bridge server: sockets, connections, relay, and the HTTP beside them."""

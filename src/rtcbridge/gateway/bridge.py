@@ -1,0 +1,391 @@
+"""The bridge: it carries events to sessions and pools, and does what they ask."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from math import inf
+from typing import Any
+
+import structlog
+
+from rtcbridge.config import Config
+from rtcbridge.core import messages
+from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.events import (
+    Acquire,
+    Begin,
+    Effect,
+    End,
+    Event,
+    Expired,
+    Reassign,
+    SendClient,
+    SendNode,
+    Source,
+    Stay,
+    Timeout,
+    Yield,
+)  # fmt: skip
+from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
+from rtcbridge.core.node import UP, Node, NodeState
+from rtcbridge.core.pool import Pool
+from rtcbridge.core.session import Session
+from rtcbridge.core.spec import PoolSpec, SessionSpec
+from rtcbridge.gateway.links import Link, Socket
+from rtcbridge.gateway.timers import Timer, TimerWheel
+from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
+
+log = structlog.get_logger(__name__)
+
+_POLL_KEYS = 0.2  # seconds between looks for keys that another process revoked
+
+
+class Entry:
+    """A session with what the gateway knows of it: its client's socket, its pool, its next deadline."""
+
+    __slots__ = (
+        "begun",
+        "client",
+        "delivered",
+        "due",
+        "pool",
+        "prefix",
+        "project",
+        "session",
+        "target",
+        "timer",
+    )
+
+    def __init__(self, session: Session, pool: Pool, project: str, client: "Client | None") -> None:
+        self.session = session
+        self.pool = pool
+        self.project = project
+        self.client = client
+        self.prefix = CANDIDATE_PREFIX[Dialect.FLAT]  # what stands before a candidate for the client
+        self.target = messages.node_candidate_prefix(session.id)  # and before one for the node
+        self.timer: Timer | None = None
+        self.due = inf
+        self.begun = False  # the ledger and the node know of it
+        self.delivered = False  # its offer went out on a socket of the node
+
+
+class Client(Socket):
+    """What the bridge needs of a client's connection."""
+
+    __slots__ = ("entry", "relay")
+
+    entry: Entry | None
+    relay: Link | None
+
+
+class Bridge:
+    """All sessions, nodes and pools of one process. Everything runs on the event loop's thread.
+
+    Args:
+        config: The configuration.
+        auth: Says whom a credential belongs to.
+        ledger: Keeps nodes and sessions across restarts.
+        wheel: Timers.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        auth: Authenticator,
+        ledger: Ledger,
+        wheel: TimerWheel,
+        clock: Callable[[], float],
+    ) -> None:
+        self.config = config
+        self.auth = auth
+        self.ledger = ledger
+        self.wheel = wheel
+        self.clock = clock
+        self.wall = time.time
+        self.session_spec = session_spec(config)
+        self.silence = config.nodes.heartbeat * config.nodes.missed
+        self.pools: dict[str, Pool] = {spec.name: Pool(spec) for spec in config.pool_specs()}
+        self.nodes: dict[str, tuple[Pool, Node]] = {}
+        self.links: dict[str, Link] = {}
+        self.sessions: dict[str, Entry] = {}
+        self.clients: set[Client] = set()
+        self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
+        self._unsettled: dict[str, Pool] = {}
+        self._settling = False
+        self._closed = False
+
+    # --- start ---
+
+    def restore(self) -> None:
+        """Take up the nodes and sessions of this bridge's earlier life."""
+        now = self.clock()
+        for row in self.ledger.nodes():
+            if (pool := self.pools.get(row.pool)) is None:
+                log.warning("node of a pool that is no longer configured is left alone", node=row.id, pool=row.pool)
+                continue
+            self.add_node(pool, restored_node(row, pool.spec, now, self.wall()))
+        for open_session in self.ledger.open_sessions():
+            self._adopt(open_session, now)
+        log.info("restored", nodes=len(self.nodes), sessions=len(self.sessions))
+        self._poll_keys()
+
+    def _adopt(self, row: SessionRow, now: float) -> None:
+        _, node = self.nodes.get(row.node, (None, None))
+        if node is None or node.state not in UP:
+            self.ledger.session_ended(row.id, self.wall(), "node lost")
+            return
+        pool = self.pools[row.pool]
+        session = Session.adopted(row.id, row.node, self.session_spec, now)
+        entry = self.sessions[row.id] = Entry(session, pool, row.project, None)
+        entry.begun = entry.delivered = True
+        pool.adopt(row.id, row.node)
+        self._reschedule(entry, now)
+
+    def add_node(self, pool: Pool, node: Node) -> Link:
+        """Take in a node that is new to this process."""
+        pool.add(node)
+        self.nodes[node.id] = (pool, node)
+        link = self.links[node.id] = Link(node.id, self.config.server.node_outbox)
+        return link
+
+    def drop_node(self, node: Node) -> None:
+        """Forget a node that is gone."""
+        self.nodes.pop(node.id, None)
+        if link := self.links.pop(node.id, None):
+            link.cut(CloseCode.NORMAL, "gone")
+
+    # --- clients ---
+
+    def pool_of(self, identity: Identity) -> Pool:
+        """The pool that a client's sessions go to: its project's own, else the shared default."""
+        return self.pools[self.config.pool_for(identity.project)]
+
+    def client_event(self, client: Client, project: str, pool: Pool, event: Event) -> None:
+        """Take a message of an authenticated client, or the end of its socket. Raises ProtocolError."""
+        entry = client.entry
+        if entry is None or entry.session.id not in self.sessions:
+            dialect = entry.session.dialect if entry is not None else None
+            if type(event) is messages.Candidate and entry is not None:
+                entry.session.receive(Source.CLIENT, event, 0.0)  # of an ended session: dropped
+                return
+            entry = Entry(Session(new_session_id(), self.session_spec, dialect), pool, project, client)
+            self.sessions[entry.session.id] = client.entry = entry
+            self._set_prefix(entry)
+        self.deliver(entry, Source.CLIENT, event)
+        self._set_prefix(entry)
+
+    def client_gone(self, entry: Entry, event: Event) -> None:
+        """The socket of a session's client has ended."""
+        try:
+            self.deliver(entry, Source.CLIENT, event)
+        except ProtocolError:  # pragma: no cover - every state of a session with a client has this event
+            log.exception("a client's end was not expected", session=entry.session.id)
+
+    @staticmethod
+    def _set_prefix(entry: Entry) -> None:
+        if entry.session.dialect is Dialect.PAYLOAD:
+            entry.prefix = CANDIDATE_PREFIX[Dialect.PAYLOAD]
+
+    def _poll_keys(self) -> None:
+        """Close the sockets of keys that were revoked, here or by another process."""
+        if self._closed:
+            return
+        if self.auth.changed():
+            for client in [client for client in self.clients if not self.auth.is_valid(client.key)]:
+                client.close(CloseCode.POLICY, "")
+            for link in list(self.links.values()):
+                if link.socket is not None and link.socket.key and not self.auth.is_valid(link.socket.key):
+                    link.socket.close(CloseCode.POLICY, "")
+        self.wheel.call_later(_POLL_KEYS, self._poll_keys)
+
+    # --- events and effects ---
+
+    def deliver(self, entry: Entry, source: Source, event: Event) -> None:
+        """Give a session one event and do what it asks. Raises ProtocolError; then nothing has changed."""
+        now = self.clock()
+        session = entry.session
+        effects = session.receive(source, event, now)
+        for effect in effects:
+            self._perform(entry, effect, now)
+        client = entry.client
+        if client is not None and client.entry is entry:
+            client.relay = self.links.get(session.node) if session.relaying else None
+        self._reschedule(entry, now)
+        self._settle_all()
+
+    def _perform(self, entry: Entry, effect: Effect, now: float) -> None:
+        session, pool = entry.session, entry.pool
+        match effect:
+            case SendClient(data=data):
+                if entry.client is not None:
+                    entry.client.send(data)
+            case SendNode(node=node, data=data):
+                if link := self.links.get(node):
+                    link.send(data)
+            case Begin(node=node):
+                self._begin(entry, node)
+            case End():
+                self._end(entry, effect, now)
+            case _:
+                self._ask(pool, session.id, effect, now)
+
+    def _ask(self, pool: Pool, session: str, effect: Acquire | Stay | Yield | Reassign, now: float) -> None:
+        """Pass on what a session wants of its pool."""
+        self._unsettled[pool.spec.name] = pool
+        match effect:
+            case Acquire(patient=patient):
+                pool.join(session, patient=patient)
+            case Stay():
+                pool.stay(session)
+            case Yield():
+                pool.yield_slot(session, now)
+            case Reassign(exclude=node):
+                pool.leave(session, now)
+                pool.join(session, patient=False, front=True, exclude=node)
+
+    def _begin(self, entry: Entry, node: str) -> None:
+        session = entry.session
+        link = self.links.get(node)
+        entry.begun, entry.delivered = True, link is not None and link.socket is not None
+        self.ledger.session_started(
+            SessionRow(
+                id=session.id,
+                pool=entry.pool.spec.name,
+                node=node,
+                project=entry.project,
+                started=self.wall(),
+            )
+        )
+
+    def _end(self, entry: Entry, effect: End, now: float) -> None:
+        session, pool, client = entry.session, entry.pool, entry.client
+        if entry.begun:
+            self.ledger.session_ended(session.id, self.wall(), effect.reason)
+            if session.node and (link := self.links.get(session.node)):
+                link.send(messages.encode(messages.SessionEnd(session.id, effect.reason)))
+        pool.leave(session.id, now)
+        self.sessions.pop(session.id, None)
+        self._unsettled[pool.spec.name] = pool
+        if client is not None and effect.rejoin:
+            again = Session.rejoined(new_session_id(), self.session_spec, session.dialect)
+            client.entry = Entry(again, pool, entry.project, client)
+            client.relay = None
+            self.sessions[again.id] = client.entry
+            self._set_prefix(client.entry)
+            pool.join(again.id, patient=True, front=True)
+        log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
+
+    def _reschedule(self, entry: Entry, now: float) -> None:
+        due = entry.session.deadline if entry.session.id in self.sessions else inf
+        if due == entry.due:
+            return
+        entry.due = due
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+        if due < inf:
+            entry.timer = self.wheel.call_later(max(0.0, due - now), self._due, entry)
+
+    def _due(self, entry: Entry) -> None:
+        entry.timer, entry.due = None, inf
+        if entry.session.id not in self.sessions:
+            return
+        event = Expired() if entry.session.expires <= self.clock() else Timeout()
+        try:
+            self.deliver(entry, Source.CLOCK, event)
+        except ProtocolError:
+            log.exception("a deadline in a state that has none", session=entry.session.id)
+
+    # --- pools ---
+
+    def settle(self, pool: Pool) -> None:
+        """Let a pool give its free slots away and tell those in line where they stand."""
+        self._unsettled[pool.spec.name] = pool
+        self._settle_all()
+
+    def _settle_all(self) -> None:
+        if self._settling:  # the loop below goes on until nothing is left
+            return
+        self._settling = True
+        try:
+            while self._unsettled:
+                _, pool = self._unsettled.popitem()
+                for session, verdict in pool.settle(self.clock()):
+                    if entry := self.sessions.get(session):
+                        self.deliver(entry, Source.POOL, verdict)
+                        self._unsettled[pool.spec.name] = pool
+                if pool.line or pool.spec.elastic:
+                    self.changed(pool)
+        finally:
+            self._settling = False
+
+    # --- what is kept ---
+
+    async def save(self, node: Node) -> None:
+        """Write down how a node stands now; durable when it returns."""
+        if node.state is NodeState.GONE:
+            await self.ledger.delete_node(node.id)
+        else:
+            await self.ledger.save_node(self._row(node))
+
+    def _row(self, node: Node) -> NodeRow:
+        return NodeRow(
+            id=node.id,
+            pool=node.spec.name,
+            managed=node.managed,
+            state=node.state.value,
+            started=node.started,
+            capacity=node.capacity,
+            epoch=node.epoch,
+            since=self.wall() - (self.clock() - node.since),
+            reason=node.reason,
+            labels=json.dumps(node.labels),
+        )
+
+    def overview(self) -> list[Mapping[str, Any]]:
+        """The pools with the model that their nodes declare, for the HTTP API."""
+        return [{"name": name, "model": declared_model(pool)} for name, pool in self.pools.items()]
+
+    def close(self) -> None:
+        """Stop acting: what happens from now on changes nothing in the store."""
+        self._closed = True
+
+
+def declared_model(pool: Pool) -> object:
+    """What the nodes of a pool say of their model; None while none has said it."""
+    ready = sorted(pool.nodes.values(), key=lambda node: (node.state is not NodeState.READY, node.id))
+    return next((node.labels["model"] for node in ready if "model" in node.labels), None)
+
+
+def restored_node(row: NodeRow, spec: PoolSpec, now: float, wall: float) -> Node:
+    """A node as an earlier life of this bridge left it. What it was doing begins anew, with a new deadline."""
+    node = Node(row.id, spec, NodeState(row.state), now, managed=row.managed)
+    node.capacity, node.epoch, node.started, node.reason = row.capacity, row.epoch, row.started, row.reason
+    node.labels = json.loads(row.labels)
+    node.uncertain = node.state is NodeState.PROVISIONING
+    if node.state is NodeState.STOPPED and spec.stopped_timeout:
+        node.since = now - max(0.0, wall - row.since)
+        node.deadline = node.since + spec.stopped_timeout
+    return node
+
+
+def session_spec(config: Config) -> SessionSpec:
+    """The times and bounds of sessions, with the ICE servers that nodes are told."""
+    sessions = config.sessions
+    servers = [messages.encode(server) for server in config.ice.servers]
+    return SessionSpec(
+        claim_timeout=sessions.claim_timeout,
+        answer_timeout=sessions.answer_timeout,
+        connect_timeout=sessions.connect_timeout,
+        resume_grace=sessions.resume_grace,
+        max_session=sessions.max_session,
+        max_candidates=sessions.max_candidates,
+        ice_servers=b"[%b]" % b",".join(servers) if servers else b"",
+    )
+
+
+def new_session_id() -> str:
+    """An id that nobody can guess: 128 random bits."""
+    return secrets.token_hex(16)

@@ -1,0 +1,133 @@
+"""The opening handshake of a WebSocket (RFC 6455, section 4.2): the request, its check, the response."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import http
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.datastructures import Headers
+
+_GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+UPGRADE_REQUIRED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
+"""Headers of a 426 response."""
+
+WEBSOCKET_ONLY: Final = "This address speaks WebSocket only."
+"""Text of a 426 response."""
+
+
+@dataclass(slots=True)
+class Request:
+    """A request for one of the WebSocket routes.
+
+    Attributes:
+        method: As sent, e.g. "GET".
+        version: HTTP version, e.g. "1.1".
+        path: Percent-decoded, without the query.
+        query: As sent, without the question mark.
+        headers: Names in any case; `getlist` gives repeated ones.
+        client: Address and port of the client; behind a trusted proxy, as that proxy tells them.
+        scheme: "http" or "https".
+        proxied: Whether a proxy seems to stand between, trusted or not.
+        subprotocols: What the client offers, in its order of preference.
+        subprotocol: To be set by the route to one of them, or left None.
+    """
+
+    method: str
+    version: str
+    path: str
+    query: str
+    headers: Headers
+    client: tuple[str, int]
+    scheme: str
+    proxied: bool
+    subprotocols: tuple[str, ...] = ()
+    subprotocol: str | None = None
+
+    @property
+    def origin(self) -> str | None:
+        """The `Origin` that a browser sends."""
+        return self.headers.get("origin")
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not an error of ours
+    """A request that is answered with an HTTP status. A route may raise it, too.
+
+    Attributes:
+        status: HTTP status code.
+        text: One line for people, the body of the response.
+        headers: Headers beside those of the body and of the connection.
+    """
+
+    def __init__(self, status: int, text: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.headers = headers
+
+    def response(self, *, head_only: bool = False) -> bytes:
+        """The response, after which the connection closes; without its body for a HEAD request."""
+        body = f"{self.text}\n".encode()
+        connection = "Upgrade, close" if self.status == 426 else "close"  # RFC 9110, section 7.8
+        lines = [
+            f"HTTP/1.1 {self.status} {http.HTTPStatus(self.status).phrase}",
+            *(f"{name}: {value}" for name, value in self.headers),
+            "Content-Type: text/plain; charset=utf-8",
+            f"Content-Length: {len(body)}",
+            f"Connection: {connection}",
+            "\r\n",
+        ]
+        return "\r\n".join(lines).encode("latin-1") + (b"" if head_only else body)
+
+
+def check_upgrade(request: Request) -> bytes:
+    """Check an opening handshake and return its key; fill in `request.subprotocols`.
+
+    Raises:
+        Refused: 426 where it asks for no WebSocket, or for another version of it; 405 where the method is not
+            GET; 400 where it breaks the RFC.
+    """
+    headers = request.headers
+    if "upgrade" not in _tokens(headers, "connection") or "websocket" not in _tokens(headers, "upgrade"):
+        raise Refused(426, WEBSOCKET_ONLY, UPGRADE_REQUIRED)
+    if request.version != "1.1":
+        raise Refused(400, "A WebSocket needs HTTP/1.1.")
+    if request.method != "GET":
+        raise Refused(405, "A WebSocket opens with GET.", (("Allow", "GET"),))
+    if "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0":
+        raise Refused(400, "A WebSocket opens without a body.")
+    if len(headers.getlist("host")) != 1:
+        raise Refused(400, "Exactly one Host header is needed.")
+    if headers.getlist("sec-websocket-version") != ["13"]:
+        raise Refused(426, "Sec-WebSocket-Version must be 13.", UPGRADE_REQUIRED)
+    keys = headers.getlist("sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        raise Refused(400, "Sec-WebSocket-Key must be 16 bytes in base64, once.")
+    offered = ",".join(headers.getlist("sec-websocket-protocol")).split(",")
+    request.subprotocols = tuple(name.strip() for name in offered if name.strip())
+    return keys[0].encode()
+
+
+def accept_response(key: bytes, subprotocol: str | None) -> bytes:
+    """The response 101 to a handshake with `key`."""
+    digest = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
+    chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode() if subprotocol else b""
+    return (
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Accept: " + digest + b"\r\n" + chosen + b"\r\n"
+    )
+
+
+def _tokens(headers: Headers, name: str) -> set[str]:
+    return {token.strip().lower() for value in headers.getlist(name) for token in value.split(",")}
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text.encode(), validate=True)) == 16
+    except (binascii.Error, UnicodeEncodeError):
+        return False

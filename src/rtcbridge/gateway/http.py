@@ -1,0 +1,131 @@
+"""Everything of the bridge's port that is no WebSocket: the page, health, and a small HTTP API."""
+
+import ipaddress
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from rtcbridge.gateway.bridge import Bridge
+from rtcbridge.gateway.http_adapter import LimitBody
+from rtcbridge.ports import Identity
+
+STATIC = Path(__file__).parent / "static"
+
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'self'; connect-src 'self' ws: wss:; img-src 'self' data: blob:; media-src 'self' blob:; "
+        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class _Page(StaticFiles):
+    """The built page; a browser asks again each time, and mostly hears that nothing has changed."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers.update({**_HEADERS, "Cache-Control": "no-cache"})
+        return response
+
+
+def make_app(bridge: Bridge, ready: Callable[[], bool], demo_credential: str = "") -> Starlette:
+    """Make the ASGI application.
+
+    Args:
+        bridge: What the API shows.
+        ready: Whether the bridge takes clients.
+        demo_credential: A key that the page is given without being asked for one, over loopback only.
+    """
+
+    def healthz(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    def readyz(request: Request) -> Response:
+        return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=503)
+
+    def demo(request: Request) -> Response:
+        if not demo_credential or not _is_loopback(request):
+            return _error(404, "Not found.")
+        return JSONResponse({"credential": demo_credential}, headers={"Cache-Control": "no-store"})
+
+    def pools(request: Request) -> Response:
+        identity = _identify(request, bridge)
+        if identity is None:
+            return _error(401, "A valid key is needed: Authorization: Bearer sk_…")
+        own = bridge.pool_of(identity).spec.name
+        return JSONResponse([pool for pool in bridge.overview() if pool["name"] == own])
+
+    def ice_servers(request: Request) -> Response:
+        if _identify(request, bridge) is None:
+            return _error(401, "A valid key is needed: Authorization: Bearer sk_…")
+        return JSONResponse({"ice_servers": _plain(bridge)}, headers={"Cache-Control": "no-store"})
+
+    return Starlette(
+        routes=[
+            Route("/healthz", _async(healthz)),
+            Route("/readyz", _async(readyz)),
+            Route("/v1/demo", _async(demo)),
+            Route("/v1/pools", _async(pools)),
+            Route("/v1/ice-servers", _async(ice_servers)),
+            Mount("/", _Page(directory=STATIC, html=True)),
+        ],
+        middleware=[Middleware(LimitBody)],
+    )
+
+
+def _async(handler: Callable[[Request], Response]) -> Callable[..., object]:
+    """Run a handler on the event loop: it touches the bridge's state and waits for nothing."""
+
+    async def handle(request: Request) -> Response:
+        return handler(request)
+
+    return handle
+
+
+def _plain(bridge: Bridge) -> list[Mapping[str, object]]:
+    return [
+        {
+            "urls": list(server.urls),
+            **({"username": server.username, "credential": server.credential} if server.username else {}),
+        }
+        for server in bridge.config.ice.servers
+    ]
+
+
+def _error(status: int, text: str) -> Response:
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+    return JSONResponse({"error": text}, status_code=status, headers=headers)
+
+
+def _identify(request: Request, bridge: Bridge) -> Identity | None:
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    identity = bridge.auth.identify(credential.strip()) if scheme.lower() == "bearer" else None
+    return None if identity is None or identity.is_node else identity
+
+
+def _is_loopback(request: Request) -> bool:
+    """Whether a browser on this machine asks for a page of this machine.
+
+    The Host header is looked at as well: a page of another site can make its name resolve to 127.0.0.1
+    ("DNS rebinding"), but not change the name that its requests carry.
+    """
+    if request.client is None or request.scope.get("state", {}).get("proxied"):
+        return False
+    host = request.url.hostname or ""
+    return _names_loopback(request.client.host) and (host == "localhost" or _names_loopback(host))
+
+
+def _names_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]").removeprefix("::ffff:")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,125 @@
+"""One running bridge: its listener, its sessions and pools, and the order in which they start and stop."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from rtcbridge.config import Config
+from rtcbridge.core.errors import CloseCode
+from rtcbridge.gateway.bridge import Bridge
+from rtcbridge.gateway.clients import ClientSocket
+from rtcbridge.gateway.http import make_app
+from rtcbridge.gateway.listener import Listener, Request, tls_context
+from rtcbridge.gateway.nodes import NodeSocket
+from rtcbridge.gateway.reconciler import Reconciler
+from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
+from rtcbridge.ports import Authenticator, Ledger, Provider
+
+log = structlog.get_logger(__name__)
+
+_NODE_MESSAGE = 4  # a node's REGISTER and heartbeats name all its sessions: so many times a client's largest message
+
+
+class Server:
+    """Make it in a running event loop, `start` it, and `stop` it.
+
+    Args:
+        config: The configuration.
+        auth: Says whom a credential belongs to.
+        ledger: Keeps nodes and sessions across restarts.
+        providers: The provider of each pool, by the pool's name.
+        demo_credential: A key that the page is given without being asked for one, over loopback only.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        auth: Authenticator,
+        ledger: Ledger,
+        providers: Mapping[str, Provider],
+        demo_credential: str = "",
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.config = config
+        self._ledger = ledger
+        self._providers = providers
+        self._ready = False
+        group = SocketGroup(loop)
+        self.bridge = Bridge(config, auth, ledger, group.wheel, loop.time)
+        self._client_limits, self._node_limits = _limits(config)
+        self.listener = Listener(
+            {"/client": self._client, "/node": self._node},
+            make_app(self.bridge, lambda: self._ready, demo_credential),
+            group=group,
+            trusted_proxies=config.server.trusted_proxies,
+            handshake_timeout=config.server.handshake_timeout,
+            max_connections=config.server.max_connections,
+        )
+        self._reconciler: Reconciler | None = None
+
+    async def start(self) -> None:
+        """Listen, take up what an earlier life left, and begin to work.
+
+        Raises:
+            OSError: The address is taken or not ours, or a TLS file is not usable.
+        """
+        server = self.config.server
+        tls = tls_context(server.tls_cert, server.tls_key) if server.tls_cert else None
+        self.bridge.restore()
+        await self.listener.start(server.host, server.port, tls)
+        url = self.config.node_url(self.listener.port)
+        self._reconciler = Reconciler(self.bridge, self._providers, url)
+        self._reconciler.start()
+        self._ready = True
+        log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
+
+    def reload_tls(self) -> None:
+        """Read the certificate and key files again; a pair that is not usable is logged, and the old one stays."""
+        server = self.config.server
+        if not server.tls_cert:
+            return
+        try:
+            self.listener.reload_tls(server.tls_cert, server.tls_key)
+            log.info("certificate reloaded", file=server.tls_cert)
+        except OSError as error:
+            log.error("certificate not reloaded", file=server.tls_cert, error=str(error))
+
+    async def stop(self) -> None:
+        """Close all sockets with 1012 and stop. Nodes and live media go on."""
+        self._ready = False
+        self.bridge.close()
+        if self._reconciler is not None:
+            await self._reconciler.stop()
+        await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
+        await self._ledger.flush()
+        for provider in self._providers.values():
+            await provider.close()
+        log.info("stopped")
+
+    def _client(self, request: Request) -> WebSocket:
+        return ClientSocket(self.bridge, self._client_limits)
+
+    def _node(self, request: Request) -> WebSocket:
+        assert self._reconciler is not None
+        return NodeSocket(self.bridge, self._reconciler, self._node_limits)
+
+
+def _limits(config: Config) -> tuple[Limits, Limits]:
+    """The bounds of a client's socket, and of a node's."""
+    server = config.server
+    client = Limits(
+        max_message=server.max_message,
+        max_outbox=server.client_outbox,
+        message_rate=server.message_rate,
+        message_burst=server.message_burst,
+        ping_interval=server.ping_interval,
+        ping_timeout=server.ping_timeout,
+    )
+    node = Limits(
+        max_message=_NODE_MESSAGE * server.max_message,
+        max_outbox=server.node_outbox,
+        ping_interval=server.ping_interval,
+        ping_timeout=server.ping_timeout,
+    )
+    return client, node

@@ -1,0 +1,364 @@
+"""The engine on aiortc, for platforms that `wrtc` has no wheel for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, cast
+
+import aiortc
+import numpy as np
+from aiortc.codecs import vpx
+from aiortc.mediastreams import MediaStreamError
+from aiortc.rtcicetransport import connection_kwargs
+from aiortc.sdp import candidate_from_sdp
+from av import AudioFrame as AvAudioFrame
+from av import VideoFrame as AvVideoFrame
+
+from rtcbridge.node.engine import aiortc_latency, i420, sdp
+from rtcbridge.node.engine.aiortc_ice import RestartableConnection, make_restartable
+from rtcbridge.node.engine.port import (
+    AudioFrame,
+    AudioOut,
+    ConnectionState,
+    EngineConfig,
+    EngineError,
+    IceServer,
+    PeerEvents,
+    VideoOut,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from rtcbridge.node.engine.port import I420
+
+_VIDEO_CLOCK = 90_000
+_AUDIO_QUEUE = 100  # pieces of 10 or 20 ms
+
+
+class AiortcEngine:
+    """Makes peers on aiortc."""
+
+    name = "aiortc"
+
+    def __init__(self, config: EngineConfig) -> None:
+        self._config = config
+        # aiortc has these as constants of its encoder, at rates for a small picture.
+        vpx.DEFAULT_BITRATE = config.start_bitrate * 1000
+        vpx.MAX_BITRATE = config.max_bitrate * 1000
+        aiortc_latency.offer_playout_delay()
+
+    def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> AiortcPeer:
+        """Make a peer. Raises EngineError on an ICE server that is not valid."""
+        # An empty list and not None, which would mean a public STUN server.
+        servers = [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+        try:
+            # aiortc reads the list only with the first track or channel: read it here for its errors.
+            options = connection_kwargs(servers)
+        except ValueError as error:
+            raise EngineError(f"ice_servers: {error}") from None
+        pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers))
+        return AiortcPeer(pc, events, self._config, options)
+
+
+class AiortcPeer:
+    """One RTCPeerConnection of aiortc. All its candidates are in its answer."""
+
+    def __init__(
+        self,
+        pc: aiortc.RTCPeerConnection,
+        events: PeerEvents,
+        config: EngineConfig,
+        ice_options: Mapping[str, Any],
+    ) -> None:
+        self._pc = pc
+        self._ice_options = ice_options
+        self._ice: RestartableConnection | None = None
+        self._events = events
+        self._config = config
+        self._tracks: dict[str, asyncio.Task[None]] = {}
+        self._resolving: set[asyncio.Task[None]] = set()
+        self._sections: list[sdp.MediaSection] = []
+        self._closed = False
+        self._state: ConnectionState = "new"
+        pc.on("connectionstatechange", self._on_connection_state)
+        pc.on("datachannel", self._on_data_channel)
+
+    @property
+    def connection_state(self) -> ConnectionState:
+        """The state as last reported; aiortc has no `disconnected`."""
+        return self._state
+
+    async def answer(self, offer: str) -> str:
+        """Apply an offer and return the answer's SDP. Raises EngineError."""
+        sections = sdp.media_sections(offer)
+        if not sections:
+            raise EngineError("the offer cannot be applied: it has no media section")
+        restart = bool(self._sections) and self._sections[0].ice_ufrag != sections[0].ice_ufrag
+        if restart and self._ice is None:
+            raise EngineError("the offer cannot be applied: this engine cannot restart ICE")
+        try:
+            if restart and self._ice is not None:
+                await self._ice.prepare()
+            await self._pc.setRemoteDescription(aiortc.RTCSessionDescription(sdp=offer, type="offer"))
+            self._attach_tracks(sections)
+            self._ice = self._ice or self._restartable()
+            await self._pc.setLocalDescription(await self._pc.createAnswer())
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # its SDP parser raises whatever its input trips, IndexError and all
+            if restart and self._ice is not None:
+                await self._ice.cancel()
+            raise EngineError(f"the offer cannot be applied: {error or type(error).__name__}") from None
+        if restart and self._ice is not None:
+            self._ice.go_over(sections[0].ice_ufrag, sections[0].ice_pwd)
+        self._sections = sections
+        asyncio.get_running_loop().call_soon(self._end_of_candidates)
+        return sdp.with_start_bitrate(self._pc.localDescription.sdp, self._config.start_bitrate)
+
+    def _restartable(self) -> RestartableConnection | None:
+        """Prepare for ICE restarts, where all media shares one transport, as browsers have it (BUNDLE)."""
+        dtls = {t.receiver.transport for t in self._pc.getTransceivers()}
+        if self._pc.sctp is not None:
+            dtls.add(self._pc.sctp.transport)
+        return make_restartable(dtls.pop().transport, self._ice_options) if len(dtls) == 1 else None
+
+    def _end_of_candidates(self) -> None:
+        if not self._closed:
+            self._events.on_ice_candidate(None)
+
+    def _attach_tracks(self, sections: Sequence[sdp.MediaSection]) -> None:
+        """Give each incoming track a way back: on its own section, or else on one that only receives."""
+        by_mid = {t.mid: t for t in self._pc.getTransceivers()}
+        media = [(s, by_mid[s.mid]) for s in sections if s.mid in by_mid]
+        spare = [(s, t) for s, t in media if s.direction == "recvonly" and t.sender.track is None]
+        for section, transceiver in media:
+            if section.mid in self._tracks or section.direction not in ("sendrecv", "sendonly"):
+                continue
+            back: aiortc.RTCRtpTransceiver | None = transceiver
+            if section.direction == "sendonly":
+                found = next((pair for pair in spare if pair[0].kind == section.kind), None)
+                back = found[1] if found else None
+                if found:
+                    spare.remove(found)
+            out: _VideoOut | _AudioOut | None = None
+            if back is not None:
+                out = _VideoOut() if section.kind == "video" else _AudioOut()
+                back.direction = "sendrecv" if back is transceiver else "sendonly"
+                back.sender.replaceTrack(out)
+                aiortc_latency.send_playout_delay(back.sender)
+            aiortc_latency.use_marker_bit(transceiver.receiver)
+            pump = self._pump_video if section.kind == "video" else self._pump_audio
+            self._tracks[section.mid] = asyncio.create_task(
+                pump(transceiver.receiver.track, cast(Any, out)), name=f"{section.kind}-in"
+            )
+
+    async def _pump_video(self, track: aiortc.MediaStreamTrack, out: VideoOut | None) -> None:
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                if isinstance(frame, AvVideoFrame):
+                    self._events.on_video_frame(_Frame(frame), out)
+
+    async def _pump_audio(self, track: aiortc.MediaStreamTrack, out: AudioOut | None) -> None:
+        with contextlib.suppress(MediaStreamError):
+            while True:
+                frame = await track.recv()
+                if isinstance(frame, AvAudioFrame):
+                    samples = frame.to_ndarray().astype(np.int16, copy=False).tobytes()
+                    channels = len(frame.layout.channels)
+                    self._events.on_audio_frame(AudioFrame(samples, frame.sample_rate, channels), out)
+
+    async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
+        """Add a candidate of the client, None or empty: the end. Raises EngineError."""
+        text = (candidate or {}).get("candidate") or ""
+        if candidate is None or not text:
+            await self._pc.addIceCandidate(None)
+            return
+        mid, index = candidate.get("sdpMid"), candidate.get("sdpMLineIndex")
+        if not any(mid == s.mid or index == i for i, s in enumerate(self._sections)):
+            raise EngineError("the candidate cannot be added: it belongs to no media section")
+        try:
+            parsed = candidate_from_sdp(text.removeprefix("candidate:"))
+        except (AssertionError, ValueError, IndexError, KeyError):
+            raise EngineError("the candidate cannot be added: it cannot be parsed") from None
+        parsed.sdpMid, parsed.sdpMLineIndex = mid, index
+        if parsed.ip.endswith(".local"):
+            # A multicast DNS query takes up to seconds; the candidates behind it must not wait for it.
+            task = asyncio.create_task(self._add(parsed), name="mdns-candidate")
+            self._resolving.add(task)
+            task.add_done_callback(self._resolving.discard)
+        else:
+            await self._add(parsed)
+
+    async def _add(self, candidate: aiortc.RTCIceCandidate) -> None:
+        with contextlib.suppress(ValueError, OSError):  # what cannot be used is not an error of the connection
+            await self._pc.addIceCandidate(candidate)
+
+    async def get_stats(self) -> dict[str, Any]:
+        """Return counters of the connection, see `Peer.get_stats`."""
+        if self._closed:
+            return {}
+        totals: dict[str, Any] = {}
+        for entry in (await self._pc.getStats()).values():
+            for source, target in _STATS.get(entry.type, {}).items():
+                value = getattr(entry, source, None)
+                if value is not None:
+                    totals[target] = totals.get(target, 0) + value
+        return totals
+
+    async def close(self) -> None:
+        """Close for good; a second call does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        self._state = "closed"
+        tasks = [*self._tracks.values(), *self._resolving]
+        self._tracks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._pc.close()
+
+    def _on_connection_state(self) -> None:
+        if not self._closed:
+            self._state = cast(ConnectionState, self._pc.connectionState)
+            self._events.on_connection_state(self._state)
+
+    def _on_data_channel(self, native: aiortc.RTCDataChannel) -> None:
+        channel = _DataChannel(native)
+
+        def on_message(data: str | bytes) -> None:
+            if not self._closed:
+                self._events.on_message(channel, data)
+
+        def on_close() -> None:
+            if not self._closed:
+                self._events.on_channel_closed(channel)
+
+        native.on("message", on_message)
+        native.on("close", on_close)
+        if not self._closed:
+            self._events.on_data_channel(channel)
+
+
+_STATS = {
+    "inbound-rtp": {"packetsReceived": "packets_received", "packetsLost": "packets_lost"},
+    "outbound-rtp": {"bytesSent": "bytes_sent", "packetsSent": "packets_sent"},
+    "remote-inbound-rtp": {"roundTripTime": "round_trip_time"},
+    "transport": {"bytesReceived": "bytes_received"},
+}
+
+
+class _Frame:
+    """A decoded picture of FFmpeg."""
+
+    def __init__(self, native: AvVideoFrame) -> None:
+        self._native: AvVideoFrame | None = native
+        self.arrival = time.monotonic()
+        self.width, self.height = native.width & ~1, native.height & ~1
+
+    def i420(self) -> I420:
+        if self._native is None:
+            raise ValueError("the frame is closed")
+        native = self._native
+        if native.format.name != "yuv420p":
+            native = native.reformat(format="yuv420p")
+        y, u, v = (_plane(plane) for plane in native.planes)
+        return i420.join(y[: native.height, : native.width], u, v)
+
+    def close(self) -> None:
+        self._native = None
+
+
+def _plane(plane: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+
+
+class _VideoOut(aiortc.MediaStreamTrack):
+    """A track with a place for one picture: what the encoder did not take in time is replaced."""
+
+    kind = "video"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._picture: I420 | None = None
+        self._ready = asyncio.Event()
+        self._start = time.monotonic()
+        self._last_pts = -1
+
+    def send(self, picture: I420) -> None:
+        self._picture = picture
+        self._ready.set()
+
+    def stop(self) -> None:
+        super().stop()
+        self._ready.set()
+
+    async def recv(self) -> AvVideoFrame:
+        await self._ready.wait()
+        self._ready.clear()
+        if self.readyState != "live" or self._picture is None:
+            raise MediaStreamError
+        frame = AvVideoFrame.from_ndarray(np.ascontiguousarray(self._picture), format="yuv420p")
+        pts = max(self._last_pts + 1, int((time.monotonic() - self._start) * _VIDEO_CLOCK))
+        frame.pts = self._last_pts = pts
+        frame.time_base = Fraction(1, _VIDEO_CLOCK)
+        return frame
+
+
+class _AudioOut(aiortc.MediaStreamTrack):
+    """A track with a short queue; what does not fit is dropped, oldest first."""
+
+    kind = "audio"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._queue: deque[AudioFrame] = deque(maxlen=_AUDIO_QUEUE)
+        self._ready = asyncio.Event()
+        self._pts = 0
+
+    def send(self, frame: AudioFrame) -> None:
+        self._queue.append(frame)
+        self._ready.set()
+
+    def stop(self) -> None:
+        super().stop()
+        self._ready.set()
+
+    async def recv(self) -> AvAudioFrame:
+        while not self._queue and self.readyState == "live":
+            self._ready.clear()
+            await self._ready.wait()
+        if self.readyState != "live":
+            raise MediaStreamError
+        piece = self._queue.popleft()
+        samples = np.frombuffer(piece.samples, np.int16).reshape(1, -1)
+        frame = AvAudioFrame.from_ndarray(samples, format="s16", layout="mono" if piece.channels == 1 else "stereo")
+        frame.sample_rate = piece.sample_rate
+        frame.time_base = Fraction(1, piece.sample_rate)
+        frame.pts = self._pts
+        self._pts += samples.shape[1] // piece.channels
+        return frame
+
+
+class _DataChannel:
+    def __init__(self, native: aiortc.RTCDataChannel) -> None:
+        self._native = native
+
+    @property
+    def label(self) -> str:
+        return self._native.label
+
+    @property
+    def buffered_amount(self) -> int:
+        return self._native.bufferedAmount
+
+    def send(self, data: str) -> None:
+        with contextlib.suppress(aiortc.InvalidStateError, ConnectionError):
+            self._native.send(data)

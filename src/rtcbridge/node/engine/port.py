@@ -1,0 +1,180 @@
+"""What the node asks of a WebRTC library (names after the W3C WebRTC recommendation).
+
+A `Peer` is the answering side of one RTCPeerConnection. All its methods and all callbacks of `PeerEvents`
+run on the event loop; only the frames' `i420()` may be called from another thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    I420 = NDArray[np.uint8]
+    """One picture: uint8, shape (height * 3 // 2, width), planes Y, U, V behind each other; both sides even."""
+
+Kind = Literal["audio", "video"]
+ConnectionState = Literal["new", "connecting", "connected", "disconnected", "failed", "closed"]
+"""RTCPeerConnectionState, W3C WebRTC 4.3.3."""
+
+
+class EngineError(Exception):
+    """The engine refused what it was given (an SDP, a candidate, an ICE server); the text says why."""
+
+
+class EngineUnavailableError(Exception):
+    """The engine asked for does not exist or its library is not installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class IceServer:
+    """A STUN or TURN server (RTCIceServer, W3C WebRTC 4.2.2)."""
+
+    urls: tuple[str, ...]
+    username: str | None = None
+    credential: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Settings of an engine.
+
+    Attributes:
+        start_bitrate: kbit/s that the congestion control of both sides starts with; without it a 720p
+            stream stays small and blurred for many seconds.
+        max_bitrate: kbit/s that this side sends at most.
+    """
+
+    start_bitrate: int = 2500
+    max_bitrate: int = 8000
+
+
+class VideoFrame(Protocol):
+    """One picture that came in. It holds memory of the engine until it is closed."""
+
+    @property
+    def width(self) -> int:
+        """Width in pixels of what `i420` returns."""
+
+    @property
+    def height(self) -> int:
+        """Height in pixels of what `i420` returns."""
+
+    @property
+    def arrival(self) -> float:
+        """Time at which it came in, seconds of `time.monotonic`."""
+
+    def i420(self) -> I420:
+        """Return the picture upright, its sides cropped to even numbers. Any thread; the array is the caller's."""
+
+    def close(self) -> None:
+        """Release the picture. A second call does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFrame:
+    """A piece of sound: interleaved signed 16-bit samples, native byte order."""
+
+    samples: bytes
+    sample_rate: int
+    channels: int
+
+
+class VideoOut(Protocol):
+    """The track that goes back to the client."""
+
+    def send(self, picture: I420) -> None:
+        """Send a copy of the picture, now. On the loop; never blocks; after the track ended it does nothing."""
+
+
+class AudioOut(Protocol):
+    """The sound track that goes back to the client."""
+
+    def send(self, frame: AudioFrame) -> None:
+        """Send, now. On the loop; never blocks; after the track ended it does nothing."""
+
+
+class DataChannel(Protocol):
+    """RTCDataChannel, W3C WebRTC 6.2. Handlers are set with `listen`."""
+
+    @property
+    def label(self) -> str:
+        """The label that the client gave it."""
+
+    @property
+    def buffered_amount(self) -> int:
+        """Bytes queued and not yet sent."""
+
+    def send(self, data: str) -> None:
+        """Queue a text message; on a channel that is not open it does nothing."""
+
+
+class PeerEvents(Protocol):
+    """What a peer tells its owner, on the event loop. No event comes after `close` has returned."""
+
+    def on_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
+        """A local candidate (RTCIceCandidateInit as JSON); None after the last."""
+
+    def on_connection_state(self, state: ConnectionState) -> None:
+        """`connection_state` changed."""
+
+    def on_video_frame(self, frame: VideoFrame, out: VideoOut | None) -> None:
+        """A picture came in; `out` is the track that its answer belongs on. The receiver closes the frame."""
+
+    def on_audio_frame(self, frame: AudioFrame, out: AudioOut | None) -> None:
+        """Sound came in; `out` is the track that its answer belongs on."""
+
+    def on_data_channel(self, channel: DataChannel) -> None:
+        """The client's channel opened."""
+
+    def on_message(self, channel: DataChannel, data: str | bytes) -> None:
+        """A message came on a channel."""
+
+    def on_channel_closed(self, channel: DataChannel) -> None:
+        """A channel closed."""
+
+
+class Peer(Protocol):
+    """The answering side of one RTCPeerConnection."""
+
+    @property
+    def connection_state(self) -> ConnectionState:
+        """The state as last reported."""
+
+    async def answer(self, offer: str) -> str:
+        """Apply an offer, the first or a later one, and return the answer's SDP.
+
+        Raises:
+            EngineError: the offer cannot be parsed, applied or answered. A first offer that failed leaves a
+                peer that can only be closed; a later one leaves the connection as it was.
+        """
+
+    async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
+        """Add a candidate of the client; None or an empty `candidate` means end-of-candidates (RFC 8838).
+
+        Raises:
+            EngineError: it cannot be parsed, or belongs to no media section.
+        """
+
+    async def get_stats(self) -> dict[str, Any]:
+        """Return the counters of the connection by name: bytes, packets, lost, round-trip time in seconds."""
+
+    async def close(self) -> None:
+        """Close for good and release everything. A second call does nothing."""
+
+
+class Engine(Protocol):
+    """A WebRTC library."""
+
+    name: str
+
+    def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> Peer:
+        """Make a peer that will ask `ice_servers`, and no others.
+
+        Raises:
+            EngineError: an ICE server is not valid.
+        """

@@ -1,0 +1,203 @@
+"""The interfaces between the bridge and what it stands on. Drivers implement them; only `cli` picks one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+
+class LedgerError(Exception):
+    """The store cannot be opened, read or written. The text is one clear line."""
+
+
+class ProviderError(Exception):
+    """A provider refused or failed an operation. The text is one clear line without secrets."""
+
+
+# --- who is it? ---
+
+
+class Identity(Struct, frozen=True):
+    """Whom a credential belongs to. `pool` is set for the key of a static node only."""
+
+    key: str
+    project: str = ""
+    pool: str = ""
+    is_node: bool = False
+
+
+class KeyRow(Struct, frozen=True, kw_only=True):
+    """A stored key, without the key. Times are Unix seconds; `revoked` is None while the key is valid."""
+
+    id: str
+    project: str = ""
+    pool: str = ""
+    is_node: bool = False
+    created: float
+    revoked: float | None = None
+
+
+class Authenticator(Protocol):
+    """Says whom a credential belongs to. Called for each connection: it must take microseconds."""
+
+    def identify(self, credential: str) -> Identity | None:
+        """Return whose valid key this is, or None; a change made by another process counts at once."""
+        ...
+
+    def is_valid(self, key: str) -> bool:
+        """Say whether the key of this id still is valid, as of the last `changed()` or `identify()`."""
+        ...
+
+    def changed(self) -> bool:
+        """Take in what other processes changed; true if any key changed since the last call."""
+        ...
+
+    def node_token(self, node: str) -> str:
+        """Return the token of a node that a provider made: the same at each call, across restarts."""
+        ...
+
+
+class Keys(Protocol):
+    """Making and revoking keys; only a digest is stored."""
+
+    def create_client_key(self, project: str) -> str:
+        """Make a key for clients of a project and return it; it cannot be read again."""
+        ...
+
+    def create_node_key(self, pool: str) -> str:
+        """Make a key for static nodes of a pool and return it; it cannot be read again."""
+        ...
+
+    def keys(self) -> Sequence[KeyRow]:
+        """Return all keys, oldest first."""
+        ...
+
+    def revoke_key(self, key: str) -> bool:
+        """Revoke by id; false if there is no such key or it is revoked already."""
+        ...
+
+
+# --- what must survive ---
+
+
+class NodeRow(Struct, frozen=True, kw_only=True):
+    """A node as it is stored. `since` is when it entered `state`, in Unix seconds."""
+
+    id: str
+    pool: str
+    managed: bool  # a provider made it, or is about to
+    state: str
+    started: bool = False  # its last boot was the start of a stopped node, not a creation
+    capacity: int
+    epoch: int = 0
+    since: float
+    reason: str = ""  # why it failed, in words
+    labels: str = "{}"  # JSON
+
+
+class SessionRow(Struct, frozen=True, kw_only=True):
+    """One session of the ledger. Times are Unix seconds; `ended` is None while it lives."""
+
+    id: str
+    pool: str
+    node: str
+    project: str
+    started: float
+    ended: float | None = None
+    reason: str = ""
+
+
+class Ledger(Protocol):
+    """The durable store: nodes with their intents, and the append-only record of sessions."""
+
+    async def save_node(self, row: NodeRow) -> None:
+        """Write one node; durable when it returns. Raises LedgerError."""
+        ...
+
+    async def delete_node(self, node: str) -> None:
+        """Forget one node; durable when it returns. Raises LedgerError."""
+        ...
+
+    def nodes(self) -> Sequence[NodeRow]:
+        """Return every stored node."""
+        ...
+
+    def session_started(self, row: SessionRow) -> None:
+        """Record a start; written within milliseconds. A second one of an id only moves it."""
+        ...
+
+    def session_ended(self, session: str, ended: float, reason: str) -> None:
+        """Record an end; written within milliseconds. Only the first end of an id counts."""
+        ...
+
+    def open_sessions(self) -> Sequence[SessionRow]:
+        """Return the sessions that started and did not end."""
+        ...
+
+    def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
+        """Return the latest sessions, newest first."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when all that was recorded before is durable."""
+        ...
+
+    async def close(self) -> None:
+        """Flush and close; nothing may be called afterwards."""
+        ...
+
+
+# --- machines ---
+
+
+class Launch(Struct, frozen=True):
+    """What a machine must know to dial in. `url` ends in `/node`."""
+
+    node: str
+    pool: str
+    url: str
+    token: str
+
+    def env(self) -> Mapping[str, str]:
+        """The same as the environment of a provider's command or process."""
+        return {
+            "RTCBRIDGE_NODE": self.node,
+            "RTCBRIDGE_POOL": self.pool,
+            "RTCBRIDGE_URL": self.url,
+            "RTCBRIDGE_NODE_TOKEN": self.token,
+        }
+
+
+class Provider(Protocol):
+    """Makes and unmakes the machines of one pool.
+
+    Every operation is idempotent by the node's id, returns when the provider has accepted it (the node itself
+    dials in later), and raises ProviderError when it was not accepted. One operation a node runs at a time.
+    `list_interval` is the number of seconds between two looks at its machines.
+    """
+
+    list_interval: float
+
+    async def create(self, launch: Launch) -> None:
+        """Make a machine for this node and start it."""
+        ...
+
+    async def start(self, launch: Launch) -> None:
+        """Start the stopped machine of this node."""
+        ...
+
+    async def stop(self, launch: Launch) -> None:
+        """Stop the machine and keep its disk."""
+        ...
+
+    async def destroy(self, launch: Launch) -> None:
+        """Remove the machine and its disk; a machine that is not there is no error."""
+        ...
+
+    async def list(self) -> Mapping[str, bool] | None:
+        """Return each machine by its node's id, true if it runs; None if the provider cannot tell."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what this object holds; machines are left as they are."""
+        ...

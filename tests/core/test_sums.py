@@ -1,0 +1,170 @@
+"""The line and the tally against the plainest way to say the same: after any steps, both must agree."""
+
+from math import inf
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rtcbridge.core.errors import TransitionError
+from rtcbridge.core.line import Line, Waiter
+from rtcbridge.core.messages import Status
+from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState
+from rtcbridge.core.pool import Pool
+from rtcbridge.core.spec import PoolSpec
+
+BOUNDED = settings(max_examples=120, deadline=None, derandomize=True)
+NAMES = "abcdefgh"
+
+_line_steps = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["append", "push", "pop"]), st.sampled_from(NAMES)),
+        st.tuples(st.just("pop_first"), st.just("")),
+        st.tuples(st.just("divide"), st.integers(0, 9)),
+    ),
+    max_size=60,
+)
+
+
+@given(_line_steps)
+@BOUNDED
+def test_the_line_is_a_list_with_a_mark_in_it(steps: list[tuple[str, str | int]]) -> None:
+    line, plain, told = Line(), list[str](), dict[str, Status]()
+    for step, what in steps:
+        match step, what:
+            case "append" | "push", str(name) if name not in plain:
+                getattr(line, step)(name, Waiter(patient=True, exclude="n" if name < "c" else ""))
+                plain.insert(0 if step == "push" else len(plain), name)
+            case "pop", str(name):
+                assert (line.pop(name) is not None) == (name in plain)
+                plain = [one for one in plain if one != name]
+                told.pop(name, None)
+            case "pop_first", _ if plain:
+                assert line.pop_first()[0] == plain[0]
+                told.pop(plain.pop(0), None)
+            case "divide", int(supply):
+                for session, waiter, status in line.divide(supply):
+                    assert waiter is line.get(session)
+                    waiter.status = told[session] = status
+                assert told == {
+                    one: Status.PENDING if place < supply else Status.FULL for place, one in enumerate(plain)
+                }
+        assert list(line) == plain
+        assert (len(line), bool(line)) == (len(plain), bool(plain))
+        assert all(name in line for name in plain)
+        places = [(place, name) for place, name in enumerate(plain, start=1) if name < "c"]
+        assert [(place, name) for place, name, _ in line.places()] == places
+
+
+SPEC = PoolSpec(
+    name="p",
+    slots=2,
+    max_nodes=8,
+    idle_timeout=7,
+    provision_timeout=5,
+    start_timeout=6,
+    boot_timeout=9,
+    lost_timeout=11,
+    drain_timeout=13,
+    stop_timeout=8,
+    stopped_timeout=40,
+    failed_timeout=10,
+    destroy_timeout=12,
+)
+SILENCE = 4.0
+
+_ids = st.sampled_from(["n1", "n2", "n3"])
+_pool_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), _ids, st.sampled_from(list(NodeState))),
+        st.tuples(st.just("observe"), _ids, st.sampled_from(list(NodeEvent))),
+        st.tuples(st.just("linked"), _ids, st.booleans()),
+        st.tuples(st.just("busy"), _ids, st.booleans()),
+        st.tuples(st.just("capacity"), _ids, st.integers(1, 3)),
+        st.tuples(st.just("heard"), _ids, st.none()),
+        st.tuples(st.just("join"), st.sampled_from(NAMES), st.none()),
+        st.tuples(st.just("leave"), st.sampled_from(NAMES), st.none()),
+        st.tuples(st.just("pass"), st.floats(0.1, 9, width=16), st.none()),
+        st.tuples(st.just("expire"), st.none(), st.none()),
+    ),
+    max_size=50,
+)
+
+
+@given(_pool_steps)
+@BOUNDED
+def test_what_the_pool_keeps_in_sum_is_the_sum(steps: list[tuple[str, object, object]]) -> None:
+    pool, now = Pool(SPEC), 0.0
+    for step, who, what in steps:
+        node = pool.nodes.get(str(who))
+        match step:
+            case "add" if node is None and what is not NodeState.GONE:
+                assert isinstance(what, NodeState)
+                pool.add(Node(str(who), SPEC, what, now, managed=who != "n3" or what not in OPERATIONS))
+            case "observe" if node:
+                assert isinstance(what, NodeEvent)
+                try:
+                    pool.observe(node.id, what, now)
+                except TransitionError:
+                    pass
+            case "linked" | "busy" | "capacity" if node:
+                setattr(node, step, what)
+            case "heard" if node:
+                node.heard = now
+            case "join":
+                pool.join(str(who), patient=True)
+            case "leave":
+                pool.leave(str(who), now)
+            case "pass":
+                assert isinstance(who, float)
+                now += who
+            case "expire":
+                _check_expire(pool, now)
+        pool.settle(now)
+        _check_sums(pool, now)
+
+
+def _check_sums(pool: Pool, now: float) -> None:
+    tally, nodes = pool._tally, list(pool.nodes.values())
+    awaited = COMING | {NodeState.STOPPING, NodeState.STOPPED, NodeState.LOST}
+    up = [node for node in nodes if node.state is NodeState.READY or node.state in COMING]
+    ready = [node for node in nodes if node.state is NodeState.READY]
+    assert tally.supply == sum(node.capacity for node in nodes if node.state in awaited) + sum(
+        node.free for node in ready if not node.linked
+    )
+    assert tally.capacity == sum(node.capacity for node in up)
+    assert tally.sessions == sum(len(node.sessions) for node in up)
+    assert tally.stopping == sum(node.capacity for node in nodes if node.state is NodeState.STOPPING)
+    assert tally.open == sorted((-len(node.sessions), node.id) for node in ready if node.linked and node.free)
+    assert tally.idle == sorted(
+        (node.idle_since, node.id) for node in ready if node.linked and node.managed and not node.sessions
+    )
+    assert set(tally.stopped) == {node.id for node in nodes if node.state is NodeState.STOPPED}
+    assert set(tally.emptied) == {node.id for node in nodes if node.state is NodeState.DRAINING and not node.sessions}
+    assert set(tally.acting) == {node.id for node in nodes if node.state in OPERATIONS}
+    assert pool.next_due(now, SILENCE) == _due(pool, now)
+
+
+def _ends(node: Node) -> float:
+    return min(node.deadline, node.heard + SILENCE) if node.state in UP else node.deadline
+
+
+def _due(pool: Pool, now: float) -> float:
+    """When something is due, by looking at every node."""
+    due = [_ends(node) for node in pool.nodes.values()]
+    due += [
+        node.retry_at
+        for node in pool.nodes.values()
+        if node.managed and node.state in OPERATIONS and not node.busy and node.retry_at > now
+    ]
+    due += [stop for since, _ in pool._tally.idle if (stop := since + SPEC.idle_timeout) > now]
+    return min(due, default=inf)
+
+
+def _check_expire(pool: Pool, now: float) -> None:
+    states = {node.id: node.state for node in pool.nodes.values() if _ends(node) <= now}
+    changed = pool.expire(now, SILENCE)
+    after = {id: pool.nodes[id].state if id in pool.nodes else NodeState.GONE for id in states}
+    assert set(changed) == {id for id, state in states.items() if after[id] is not state}
+    assert {id for id, state in states.items() if after[id] is state} <= {
+        id for id, state in states.items() if state is NodeState.TERMINATING
+    }

@@ -1,0 +1,516 @@
+"""One contract, over every provider that makes machines; each runs real processes."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import psutil
+import pytest
+
+from rtcbridge.config import CommandOptions, LocalOptions, Pool
+from rtcbridge.drivers.providers import CommandProvider, LocalProvider, StaticProvider, make_provider, sweep
+from rtcbridge.ports import Launch, Provider, ProviderError
+
+# The "machine" of these tests: a process that notes its environment and lives until it is told to end.
+MACHINE = """
+env > "$TEST_FOLDER/$RTCBRIDGE_NODE.env"
+echo $$ >> "$TEST_FOLDER/$RTCBRIDGE_NODE.pids"
+exec sleep 600
+"""
+# Commands that bear being killed at any point and run again, as those of a real cloud must.
+DISK = 'export DISK="$TEST_FOLDER/$RTCBRIDGE_NODE"; '
+RUN = """setsid sh -c '(set -C; echo $$ > "$DISK/pid") 2>/dev/null || exit; exec sh "$TEST_FOLDER/machine"' &"""
+KILL = "until test -s pid; do sleep 0.01; done; kill $(cat pid); rm pid"
+COMMANDS = CommandOptions(
+    create=f'{DISK} mkdir -p "$DISK"; test -e "$DISK/pid" && exit; {RUN}',
+    start=f'{DISK} cd "$DISK" || {{ echo "no machine" >&2; exit 3; }}; test -e pid && exit; {RUN}',
+    stop=f'{DISK} cd "$DISK" || {{ echo "no machine" >&2; exit 3; }}; test -e pid || exit 0; {KILL}',
+    destroy=f'{DISK} mv "$DISK" "$DISK.gone" 2>/dev/null || exit 0; cd "$DISK.gone"; test -e pid && {{ {KILL}; }}; '
+    'rm -r "$DISK.gone"',
+    timeout=20,
+)
+
+
+def launch(node="node-1"):
+    return Launch(node, "pool", "ws://127.0.0.1:9/node", f"nk_secret_of_{node}")
+
+
+def pids(folder, node="node-1"):
+    """The processes that ran as this node, the latest last."""
+    file = folder / f"{node}.pids"
+    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
+
+
+def runs(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def running(folder, node="node-1"):
+    return [pid for pid in pids(folder, node) if runs(pid)]
+
+
+async def until(true):
+    """Wait for what another process does."""
+    async with asyncio.timeout(15):
+        while not true():  # noqa: ASYNC110 - there is no event to wait for
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
+    (tmp_path / "machine").write_text(MACHINE)
+    yield tmp_path
+    for file in tmp_path.glob("*.pids"):
+        for pid in running(tmp_path, file.stem):
+            os.kill(pid, signal.SIGKILL)
+
+
+def local(folder, **options):
+    return LocalProvider(
+        "pool", LocalOptions(state=str(folder / "state"), **options), program=("/bin/sh", f"{folder}/machine")
+    )
+
+
+@pytest.fixture(params=["local", "command"])
+def make(request, folder):
+    """Make a provider anew, as a bridge that is started again would."""
+    return (lambda: local(folder)) if request.param == "local" else (lambda: CommandProvider(COMMANDS))
+
+
+# --- the contract ---
+
+
+async def test_a_machine_is_made_with_what_it_must_know(make, folder):
+    provider: Provider = make()
+    await provider.create(launch())
+    await until(lambda: running(folder))
+    lines = (folder / "node-1.env").read_text().splitlines()
+    assert {
+        "RTCBRIDGE_NODE=node-1",
+        "RTCBRIDGE_POOL=pool",
+        "RTCBRIDGE_URL=ws://127.0.0.1:9/node",
+        "RTCBRIDGE_NODE_TOKEN=nk_secret_of_node-1",
+        f"PATH={os.environ['PATH']}",
+    } <= set(lines)
+    (pid,) = pids(folder)
+    assert os.getsid(pid) != os.getsid(0), "a Ctrl-C in the bridge's terminal must not reach it"
+    await provider.close()
+    assert running(folder) == [pid]
+
+
+async def test_every_operation_may_be_repeated(make, folder):
+    provider = make()
+    await provider.create(launch())
+    await until(lambda: running(folder))
+    await provider.create(launch())
+    await provider.stop(launch())
+    await until(lambda: not running(folder))
+    await provider.stop(launch())
+    assert len(pids(folder)) == 1
+    await provider.start(launch())
+    await until(lambda: running(folder))
+    await provider.start(launch())
+    await provider.create(launch())
+    assert len(pids(folder)) == 2
+    await provider.destroy(launch())
+    await until(lambda: not running(folder))
+    await provider.destroy(launch())
+    assert len(pids(folder)) == 2
+
+
+async def test_a_provider_made_anew_goes_on_where_another_left_off(make, folder):
+    await make().create(launch())
+    await until(lambda: running(folder))
+    await make().create(launch())
+    await make().stop(launch())
+    await until(lambda: not running(folder))
+    await make().start(launch())
+    await until(lambda: running(folder))
+    await make().destroy(launch())
+    await until(lambda: not running(folder))
+    assert len(pids(folder)) == 2
+
+
+async def test_a_destroyed_node_may_be_made_again(make, folder):
+    provider = make()
+    for number in (1, 2):
+        await provider.create(launch())
+        await until(lambda number=number: len(running(folder)) == 1 and len(pids(folder)) == number)
+        await provider.destroy(launch())
+        await until(lambda: not running(folder))
+
+
+async def test_what_is_not_there_is_not_started_and_destroyed_without_a_word(make):
+    provider = make()
+    for operation in (provider.start, provider.stop):
+        with pytest.raises(ProviderError, match=r"no .*(machine|node)") as caught:
+            await operation(launch())
+        assert "\n" not in str(caught.value)
+        assert "nk_secret" not in str(caught.value)
+    await provider.destroy(launch())
+
+
+async def test_many_nodes_at_once(make, folder):
+    provider = make()
+    nodes = [f"node-{number}" for number in range(6)]
+    await asyncio.gather(*(provider.create(launch(node)) for node in nodes))
+    await until(lambda: all(running(folder, node) for node in nodes))
+    await asyncio.gather(*(provider.destroy(launch(node)) for node in nodes))
+    await until(lambda: not any(running(folder, node) for node in nodes))
+    assert [len(pids(folder, node)) for node in nodes] == [1] * 6
+
+
+async def test_a_cancelled_creation_can_be_repeated_or_undone(make, folder):
+    provider = make()
+    creating = asyncio.create_task(provider.create(launch()))
+    await asyncio.sleep(0)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    # A cancelled operation has an unknown end, so the bridge repeats it.
+    await provider.create(launch())
+    await provider.destroy(launch())
+    await until(lambda: not running(folder))
+    assert len(pids(folder)) <= 1
+
+
+# --- local ---
+
+
+async def test_local_lists_what_runs_and_what_does_not(folder):
+    provider = local(folder)
+    assert await provider.list() == {}
+    await provider.create(launch("a"))
+    await provider.create(launch("b"))
+    assert await provider.list() == {"a": True, "b": True}
+    await provider.stop(launch("a"))
+    assert await local(folder).list() == {"a": False, "b": True}
+    await provider.destroy(launch("a"))
+    assert await provider.list() == {"b": True}
+    other = LocalProvider("other", LocalOptions(state=str(folder / "state")))
+    assert await other.list() == {}, "a pool sees only its own"
+
+
+async def test_local_can_be_listed_while_nodes_come_and_go(folder):
+    provider = local(folder)
+    nodes = [f"node-{number}" for number in range(4)]
+
+    async def live(node):
+        for _ in range(5):
+            await provider.create(launch(node))
+            await provider.destroy(launch(node))
+
+    lives = asyncio.gather(*(live(node) for node in nodes))
+    looks = 0
+    while not lives.done():
+        assert set(await provider.list()) <= set(nodes)
+        looks += 1
+    await lives
+    assert looks > 5
+    assert await provider.list() == {}
+
+
+async def test_local_sees_a_node_that_died(folder):
+    provider = local(folder)
+    await provider.create(launch())
+    await until(lambda: running(folder))
+    os.kill(pids(folder)[0], signal.SIGKILL)
+    await until(lambda: not running(folder))
+    assert await provider.list() == {"node-1": False}
+    await provider.start(launch())
+    assert await provider.list() == {"node-1": True}
+    await provider.destroy(launch())
+
+
+async def test_local_ends_a_node_that_does_not_listen(folder):
+    (folder / "machine").write_text(
+        'trap "" TERM; echo $$ >> "$TEST_FOLDER/$RTCBRIDGE_NODE.pids"; while :; do sleep 600; done'
+    )
+    provider = local(folder, stop_grace=0.2)
+    await provider.create(launch())
+    await until(lambda: running(folder) and psutil.Process(pids(folder)[0]).children())
+    child = psutil.Process(pids(folder)[0]).children()[0]
+    await provider.stop(launch())
+    assert not running(folder)
+    assert not runs(child.pid), "what it started ends with it"
+    assert await provider.list() == {"node-1": False}
+
+
+async def test_local_lets_a_node_end_by_itself(folder):
+    (folder / "machine").write_text(
+        'trap "sleep 0.3; echo bye; exit" TERM; echo $$ >> "$TEST_FOLDER/$RTCBRIDGE_NODE.pids"; '
+        "while :; do sleep 0.05; done"
+    )
+    provider = local(folder)
+    await provider.create(launch())
+    await until(lambda: running(folder))
+    await provider.stop(launch())
+    assert (folder / "state/pool/node-1/node.log").read_text() == "bye\n"
+
+
+async def test_local_never_kills_a_recycled_pid(folder):
+    provider = local(folder)
+    await provider.create(launch())
+    await until(lambda: running(folder))
+    await provider.stop(launch())
+    innocent = await asyncio.create_subprocess_exec("sleep", "600")
+    try:
+        state = folder / "state/pool/node-1/process.json"
+        state.write_text(f'{{"pid":{innocent.pid},"started":{psutil.Process(innocent.pid).create_time() - 60}}}')
+        assert await provider.list() == {"node-1": False}
+        await provider.stop(launch())
+        await provider.destroy(launch())
+        assert runs(innocent.pid)
+    finally:
+        innocent.kill()
+        await innocent.wait()
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken"])
+async def test_local_ends_a_process_that_was_never_noted(folder, damage):
+    """The bridge may be killed between starting a process and noting it."""
+    await local(folder).create(launch())
+    await until(lambda: running(folder))
+    state = folder / "state/pool/node-1/process.json"
+    if damage == "missing":
+        state.unlink()
+        assert await local(folder).list() == {"node-1": True}
+        await local(folder).create(launch())
+        assert len(pids(folder)) == 1
+    else:
+        state.write_text("{")
+    await local(folder).destroy(launch())
+    assert not running(folder)
+
+
+async def test_local_replaces_a_node_whose_main_process_died(folder):
+    (folder / "machine").write_text(
+        'echo $$ >> "$TEST_FOLDER/$RTCBRIDGE_NODE.pids"; sleep 600 & '
+        'echo $! > "$TEST_FOLDER/child"; test -e "$TEST_FOLDER/again" && exec sleep 600; exit 1'
+    )
+    provider = local(folder)
+    await provider.create(launch())
+    await until(lambda: (folder / "child").exists() and pids(folder) and not running(folder))
+    orphan = int((folder / "child").read_text())
+    assert runs(orphan)
+    assert await provider.list() == {"node-1": False}
+    (folder / "again").touch()
+    await provider.start(launch())
+    await until(lambda: running(folder))
+    assert not runs(orphan)
+    await provider.destroy(launch())
+
+
+BRIDGE = """
+import asyncio, os, signal, sys
+from rtcbridge.config import LocalOptions
+from rtcbridge.drivers.providers import LocalProvider
+from rtcbridge.ports import Launch
+
+async def main():
+    provider = LocalProvider("pool", LocalOptions(state=sys.argv[1]), program=("/bin/sh", sys.argv[2]))
+    await provider.create(Launch("node-1", "pool", "ws://127.0.0.1:9/node", "nk_x"))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+
+
+async def test_local_nodes_outlive_a_killed_bridge_and_are_found_again(folder):
+    arguments = [sys.executable, "-c", BRIDGE, folder / "state", folder / "machine"]
+    bridge = await asyncio.create_subprocess_exec(*arguments)
+    assert await asyncio.wait_for(bridge.wait(), 20) == -signal.SIGKILL
+    await until(lambda: running(folder))
+    provider = local(folder)
+    assert await provider.list() == {"node-1": True}
+    await provider.create(launch())
+    assert len(pids(folder)) == 1
+    await provider.destroy(launch())
+    assert not running(folder)
+    assert await provider.list() == {}
+
+
+async def test_local_passes_the_options_on_and_keeps_the_token_off_the_command_line(folder):
+    (folder / "machine").write_text('echo "$@"; exec sleep 600')
+    options = LocalOptions(state=str(folder / "state"), model="a.py:f", engine="aiortc", args=("--x", "y z"))
+    provider = LocalProvider("pool", options, slots=3, program=("/bin/sh", f"{folder}/machine"))
+    await provider.create(launch())
+    log = folder / "state/pool/node-1/node.log"
+    try:
+        await until(lambda: log.read_text())
+        assert log.read_text() == "a.py:f --slots 3 --engine aiortc --x y z\n"
+        for process in psutil.process_iter(["cmdline"]):
+            assert "nk_secret_of_node-1" not in " ".join(process.info["cmdline"] or ())
+    finally:
+        await provider.destroy(launch())
+
+
+async def test_local_begins_a_log_that_is_too_long_anew(folder):
+    provider = local(folder)
+    await provider.create(launch())
+    await provider.stop(launch())
+    log = folder / "state/pool/node-1/node.log"
+    log.write_bytes(b"x" * (5 << 20))
+    await provider.start(launch())
+    assert log.stat().st_size < 1000
+    await provider.destroy(launch())
+
+
+@pytest.mark.parametrize("node", ["", "..", "a/b", "a\0b", ".hidden", "x" * 200])
+async def test_local_refuses_ids_that_are_no_names_of_folders(folder, node):
+    for operation in ("create", "start", "stop", "destroy"):
+        with pytest.raises(ProviderError, match="cannot be the name of a folder"):
+            await getattr(local(folder), operation)(launch(node))
+    assert not (folder / "state").exists()
+
+
+async def test_local_says_what_the_machine_refuses(folder):
+    (folder / "state").write_text("in the way")
+    with pytest.raises(ProviderError, match=r"^create: .*(Not a directory|File exists)"):
+        await local(folder).create(launch())
+    with pytest.raises(ProviderError, match=r"^list: .*Not a directory"):
+        await local(folder).list()
+    (folder / "state").unlink()
+    missing = LocalProvider("pool", LocalOptions(state=str(folder / "state")), program=("/no/such/program",))
+    with pytest.raises(ProviderError, match=r"^create: .*No such file or directory: '/no/such/program'"):
+        await missing.create(launch())
+    assert await missing.list() == {"node-1": False}
+
+
+async def test_a_sweep_ends_all_nodes_of_a_folder_and_nothing_else(folder):
+    state = folder / "state"
+    await local(folder).create(launch("a"))
+    other = LocalProvider("other", LocalOptions(state=str(state)), program=("/bin/sh", f"{folder}/machine"))
+    await other.create(launch("b"))
+    await until(lambda: running(folder, "a") and running(folder, "b"))
+    (state / "pool/not-ours").mkdir()
+    (state / "pool/not-ours/file").write_text("precious")
+    assert await sweep(state) == 2
+    assert not running(folder, "a")
+    assert not running(folder, "b")
+    assert [str(path.relative_to(state)) for path in sorted(state.rglob("*"))] == [
+        "pool",
+        "pool/not-ours",
+        "pool/not-ours/file",
+    ]
+    assert await sweep(state) == 0
+    assert await sweep(folder / "nothing") == 0
+
+
+# --- command ---
+
+
+def command(create, timeout=20.0):
+    return CommandProvider(CommandOptions(create=create, start="a", stop="b", destroy="c", timeout=timeout))
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("exit 7", "create command: exit status 7"),
+        ("echo one; echo two >&2; exit 1", "create command: exit status 1: one two"),
+        ("kill -9 $$", "create command: killed by signal 9"),
+        ("no-such-command-here", "create command: exit status 127: .*not found"),
+        ("printf '\\377\\n\\n'; exit 1", "create command: exit status 1: �"),
+        ("echo token $RTCBRIDGE_NODE_TOKEN; exit 1", "create command: exit status 1: token …"),
+    ],
+)
+async def test_a_command_that_fails_says_why_in_one_line(line, expected):
+    with pytest.raises(ProviderError, match=f"^{expected}$") as caught:
+        await command(line).create(launch())
+    assert "nk_secret" not in str(caught.value)
+
+
+async def test_a_long_output_is_cut_at_its_front():
+    with pytest.raises(ProviderError) as caught:
+        await command("seq 100000; echo the end; exit 1").create(launch())
+    assert len(str(caught.value)) < 500
+    assert str(caught.value).endswith("100000 the end")
+
+
+@pytest.mark.parametrize("behind", range(370, 404, 4))
+async def test_half_a_token_at_the_cut_is_not_shown(behind):
+    line = f"printf 'before %s' $RTCBRIDGE_NODE_TOKEN; printf '{' x' * (behind // 2)}'; exit 1"
+    with pytest.raises(ProviderError, match=r"exit status 1: .*x x x$") as caught:
+        await command(line).create(launch())
+    for part in ("secret", "node-1", "de-1"):
+        assert part not in str(caught.value)
+
+
+async def test_a_command_that_writes_without_end_is_killed():
+    with pytest.raises(ProviderError, match=r"^create command: wrote more than 16 MiB: x x"):
+        await command("exec yes x").create(launch())
+
+
+async def test_an_overrun_kills_the_command_with_all_that_it_started(folder):
+    line = 'echo waiting; sleep 600 & echo $! > "$TEST_FOLDER/node-1.pids"; wait'
+    with pytest.raises(ProviderError, match=r"^create command: not done after 0.5 s: waiting$"):
+        await command(line, timeout=0.5).create(launch())
+    assert len(pids(folder)) == 1
+    await until(lambda: not running(folder))
+
+
+async def test_a_cancelled_command_is_killed_with_all_that_it_started(folder):
+    line = 'sleep 600 & echo $! > "$TEST_FOLDER/node-1.pids"; wait'
+    creating = asyncio.create_task(command(line).create(launch()))
+    await until(lambda: running(folder))
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    await until(lambda: not running(folder))
+
+
+async def test_what_a_command_leaves_behind_lives_and_keeps_its_output(folder):
+    """`rtcbridge node … &` without a redirection is a fair command."""
+    line = (
+        '(echo one; while ! test -e "$TEST_FOLDER/go"; do sleep 0.02; done; echo two >&2 && touch "$TEST_FOLDER/done"; '
+        'exec sleep 600) & echo $! > "$TEST_FOLDER/node-1.pids"'
+    )
+    async with asyncio.timeout(10):
+        await command(line).create(launch())
+    (folder / "go").touch()
+    await until(lambda: (folder / "done").exists())
+    assert running(folder)
+
+
+async def test_command_cannot_list():
+    assert await command("true").list() is None
+
+
+# --- static, and the choice ---
+
+
+async def test_static_makes_nothing():
+    provider: Provider = StaticProvider()
+    for operation in (provider.create, provider.start, provider.stop):
+        with pytest.raises(ProviderError, match="pool pool is static"):
+            await operation(launch())
+    await provider.destroy(launch())
+    assert await provider.list() is None
+    await provider.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("static", StaticProvider), ("local", LocalProvider), ("command", CommandProvider)]
+)
+def test_the_pool_names_its_provider(name, kind):
+    assert type(make_provider(Pool(provider=name))) is kind
+
+
+async def test_a_local_pool_runs_the_node_of_this_package(tmp_path):
+    """A model that is not there: the real agent starts, says so in its log, and ends."""
+    pool = Pool(local=LocalOptions(model="no_such_model", state=str(tmp_path)))
+    provider = make_provider(pool)
+    await provider.create(launch())
+    log_file = tmp_path / "default/node-1/node.log"
+    await until(lambda: "no_such_model" in log_file.read_text())
+    await provider.stop(launch())
+    log = log_file.read_text()
+    assert log.count("\n") == 1
+    assert log.startswith("rtcbridge node: ")
+    await provider.destroy(launch())
