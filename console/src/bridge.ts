@@ -23,8 +23,11 @@ export async function findKey(): Promise<string | null> {
     keepKey(given);
     return given;
   }
-  const kept = sessionStorage.getItem(STORED);
-  if (kept) return kept;
+  return sessionStorage.getItem(STORED) ?? findDemoKey();
+}
+
+/** The key that a bridge gives away when it runs as a demo. Rejects as `findKey` does. */
+export async function findDemoKey(): Promise<string | null> {
   const response = await fetch("/v1/demo", { cache: "no-store" });
   if (!response.ok) return null;
   const { credential } = (await response.json()) as { credential: string };

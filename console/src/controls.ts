@@ -97,7 +97,7 @@ export class Controls {
       { className: "param choice", "data-testid": `param-${param.name}` },
       make("legend", {}, param.title),
       ...help(param),
-      ...rows,
+      make("div", { className: "groups" }, ...rows),
     );
   }
 

@@ -1,5 +1,14 @@
 import { BridgeError, createClient, type Session, type SessionState } from "rtcbridge";
-import { findIceServers, findKey, findModel, forgetKey, keepKey, KeyRefused, socketUrl } from "./bridge.ts";
+import {
+  findDemoKey,
+  findIceServers,
+  findKey,
+  findModel,
+  forgetKey,
+  keepKey,
+  KeyRefused,
+  socketUrl,
+} from "./bridge.ts";
 import { Controls } from "./controls.ts";
 import { byId, byTestId } from "./dom.ts";
 import { Figures } from "./figures.ts";
@@ -56,7 +65,7 @@ function notice(trouble: Trouble, tone: "error" | "info" = "error"): void {
   button.hidden = !trouble.action;
   if (!trouble.action) return;
   button.textContent = ACTIONS[trouble.action];
-  remedy = { retry, clip: () => void choose("clip"), key: askKey }[trouble.action];
+  remedy = { retry, clip: () => void choose("clip"), key: () => void changeKey() }[trouble.action];
 }
 
 function clearNotice(): void {
@@ -69,6 +78,11 @@ function retry(): void {
   else void prepare();
 }
 
+async function changeKey(): Promise<void> {
+  clearNotice();
+  if (await renewKey()) await run();
+}
+
 // ---- key and model
 
 function askKey(): void {
@@ -76,6 +90,8 @@ function askKey(): void {
   key = null;
   start.disabled = true;
   keyForm.hidden = false;
+  byId("state-text").textContent = "Key needed";
+  veil("result", "Enter your key above.");
   keyInput.value = "";
   keyInput.focus();
 }
@@ -92,16 +108,26 @@ async function prepare(given?: string): Promise<boolean> {
     iceServers = servers;
     if (model) drawModel(model);
   } catch (error) {
-    if (error instanceof KeyRefused) {
-      askKey();
-      const { title, help } = ERROR_TEXTS.auth_failed;
-      notice({ title, help });
-    } else notice(ERROR_TEXTS.network);
+    if (error instanceof KeyRefused) return renewKey();
+    notice(ERROR_TEXTS.network);
     return false;
   }
+  if (!keyForm.hidden) show("idle");
   keyForm.hidden = true;
   start.disabled = false;
   return true;
+}
+
+/** The key was refused: a demo that was restarted has another one; anyone else is asked. */
+async function renewKey(): Promise<boolean> {
+  const refused = key;
+  forgetKey();
+  const given = await findDemoKey().catch(() => null);
+  if (given && given !== refused) return prepare(given);
+  askKey();
+  const { title, help } = ERROR_TEXTS.auth_failed;
+  notice({ title, help });
+  return false;
 }
 
 function drawModel(model: Parameters<Controls["draw"]>[0]): void {
@@ -185,15 +211,15 @@ function onState(of: Session, state: SessionState): void {
   if (trouble.action === "key") forgetKey();
 }
 
-function show(state: SessionState): void {
+function show(state: SessionState | "idle"): void {
   const { label, sentence } = STATES[state];
   byTestId("state").dataset["state"] = state;
   byId("state-text").textContent = label;
   const seen = state === "live" && session?.stats.firstFrame;
   veil("result", seen ? "" : sentence);
-  byId("spinner").hidden = state === "ended";
+  byId("spinner").hidden = state === "ended" || state === "idle";
   clearTimeout(slowTimer);
-  const hint = SLOW[state];
+  const hint = state === "idle" ? undefined : SLOW[state];
   if (hint) slowTimer = setTimeout(() => veil("result", hint), SLOW_AFTER);
 }
 
@@ -225,4 +251,5 @@ async function boot(): Promise<void> {
   if (ready && auto) await run();
 }
 
-void boot();
+// Not before `load`: an element that waits for its first frame would hold that event up.
+addEventListener("load", () => void boot());

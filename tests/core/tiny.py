@@ -24,6 +24,7 @@ from rtcbridge.core.events import (
     End,
     Event,
     Expired,
+    Granted,
     MediaDown,
     MediaUp,
     Reassign,
@@ -122,7 +123,7 @@ class TinyBridge:
         self.begun: dict[str, str] = {}  # the ledger: sessions that began and did not end, and their nodes
         self.sent: dict[str, set[str]] = {}  # node: sessions whose offer it was sent
         self.operations: list[Operation] = []
-        self.on_effect: Callable[[Session, Effect], None] = lambda session, effect: None
+        self.on_pool: Callable[[str, str, str], None] = lambda what, session, node: None
         self._count = 0
         self._settling = False
 
@@ -308,7 +309,6 @@ class TinyBridge:
 
     def _perform(self, session: Session, effect: Effect) -> None:
         _, pool, peer = self.sessions[session.id]
-        self.on_effect(session, effect)
         match effect:
             case SendClient(data=data):
                 if peer is not None:
@@ -316,14 +316,15 @@ class TinyBridge:
             case SendNode(node=node, data=data):
                 self._to_node(node, data)
             case Acquire(patient=patient):
-                pool.join(session.id, patient=patient)
+                self._join(pool, session, patient=patient)
             case Stay():
                 pool.stay(session.id)
             case Yield():
+                self.on_pool("yield", session.id, "")
                 pool.yield_slot(session.id, self.now)
             case Reassign(exclude=node):
-                pool.leave(session.id, self.now)
-                pool.join(session.id, patient=False, front=True, exclude=node)
+                self._leave(pool, session)
+                self._join(pool, session, patient=False, front=True, exclude=node)
             case Begin(node=node):
                 self.begun[session.id] = node
             case End():
@@ -332,13 +333,21 @@ class TinyBridge:
     def _end(self, session: Session, pool: Pool, peer: Peer | None, effect: End) -> None:
         if self.begun.pop(session.id, None) and session.node:
             self._to_node(session.node, messages.encode(messages.SessionEnd(session.id, effect.reason)))
-        pool.leave(session.id, self.now)
+        self._leave(pool, session)
         del self.sessions[session.id]
         if effect.rejoin:
             assert peer is not None
             again = peer.session = Session.rejoined(self.new_id("s"), self.spec, session.dialect)
             self.sessions[again.id] = again, pool, peer
-            pool.join(again.id, patient=True, front=True)
+            self._join(pool, again, patient=True, front=True)
+
+    def _join(self, pool: Pool, session: Session, *, patient: bool, front: bool = False, exclude: str = "") -> None:
+        self.on_pool("front" if front else "back", session.id, exclude)
+        pool.join(session.id, patient=patient, front=front, exclude=exclude)
+
+    def _leave(self, pool: Pool, session: Session) -> None:
+        self.on_pool("leave", session.id, "")
+        pool.leave(session.id, self.now)
 
     def settle_if_eager(self) -> None:
         if self.eager:
@@ -358,6 +367,8 @@ class TinyBridge:
     def _settle(self, pool: Pool) -> bool:
         verdicts = pool.settle(self.now)
         for id, verdict in verdicts:
+            if isinstance(verdict, Granted):
+                self.on_pool("granted", id, verdict.node)
             if id in self.sessions:
                 self.deliver(self.sessions[id][0], Source.POOL, verdict)
         return bool(verdicts)

@@ -8,7 +8,7 @@ from typing import Any
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 
 
 class Bridge:

@@ -16,7 +16,7 @@ from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
 WIDTH, HEIGHT = 320, 240
-TIMEOUT = 10.0
+TIMEOUT = 20.0
 FPS = 30
 TONE_LEVEL = 8000
 

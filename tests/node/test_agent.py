@@ -14,6 +14,7 @@ import pytest
 import rtcbridge
 from node.bridge import Bridge
 from node.clients import TIMEOUT, AiortcClient, WrtcClient, grey
+from rtcbridge.node import peer
 from rtcbridge.node.agent import Agent, AgentConfig, ExitStatus
 from rtcbridge.node.engine import create_engine
 from rtcbridge.node.link import LinkConfig
@@ -28,13 +29,13 @@ def invert(frame: np.ndarray, params: Any) -> np.ndarray:
 
 @asynccontextmanager
 async def running(
-    bridge: Bridge, model: Callable[..., Any] = invert, slots: int | None = 2, **fields: Any
+    bridge: Bridge, model: Callable[..., Any] = invert, slots: int | None = 2, engine: str = "wrtc"
 ) -> AsyncIterator[tuple[Agent, asyncio.Task[ExitStatus]]]:
     spec = spec_of(model)
     assert spec is not None
     link = LinkConfig(bridge.url, refused_retry=0.02)
-    config = AgentConfig(link=link, credential="nk_TEST01_secret", node="node-1", slots=slots, **fields)
-    agent = Agent(config, create_engine("wrtc"), Worker(spec))
+    config = AgentConfig(link=link, credential="nk_TEST01_secret", node="node-1", slots=slots)
+    agent = Agent(config, create_engine(engine), Worker(spec))
     task = asyncio.create_task(agent.run())
     try:
         yield agent, task
@@ -76,7 +77,7 @@ async def test_registers_with_the_declaration_of_its_model() -> None:
 
 
 async def test_serves_a_session_and_its_parameters(client: WrtcClient) -> None:
-    async with Bridge() as bridge, running(bridge):
+    async with Bridge() as bridge, running(bridge) as (agent, _):
         await bridge.registered()
         await bridge.connect(client, "s1")
         declared = await said(client, "model")
@@ -93,7 +94,8 @@ async def test_serves_a_session_and_its_parameters(client: WrtcClient) -> None:
         stats = await said(client, "stats")
         assert set(stats) == {"type", "fps_in", "fps_out", "model_ms", "dropped"}
         await bridge.send("session_end", session="s1", reason="done")
-        await asyncio.wait_for(client.gone.wait(), TIMEOUT)
+        await bridge.until(lambda: bridge.find("heartbeat") and bridge.find("heartbeat")[-1]["connected"] == [])
+        assert agent.sessions == []
 
 
 async def test_parameters_can_come_with_the_offer(client: WrtcClient) -> None:
@@ -101,6 +103,22 @@ async def test_parameters_can_come_with_the_offer(client: WrtcClient) -> None:
         await bridge.registered()
         await bridge.connect(client, "s1", params={"level": 0.0})
         assert (await said(client, "model"))["values"] == {"level": 0.0}
+
+
+async def test_two_sessions_share_the_model_each_with_its_own_parameters(client: WrtcClient) -> None:
+    other = AiortcClient()
+    async with Bridge() as bridge, running(bridge) as (agent, _):
+        await bridge.registered()
+        await bridge.connect(client, "s1")
+        await bridge.connect(other, "s2", params={"level": 0.0})
+        assert agent.sessions == ["s1", "s2"]
+        await client.until_luma(170, 215)
+        await other.until_luma(45, 75)
+        heartbeat = await bridge.until(lambda: [m for m in bridge.find("heartbeat") if len(m["connected"]) == 2])
+        assert heartbeat[0]["connected"] == ["s1", "s2"]
+        await bridge.send("session_end", session="s1", reason="done")
+        await other.until_more(5)
+    await other.close()
 
 
 async def test_sound_comes_back() -> None:
@@ -139,7 +157,7 @@ async def test_an_offer_above_the_capacity_is_refused(client: WrtcClient) -> Non
 
 
 async def test_the_client_closing_ends_the_session(client: WrtcClient) -> None:
-    async with Bridge() as bridge, running(bridge) as (agent, _):
+    async with Bridge() as bridge, running(bridge, engine="aiortc") as (agent, _):
         await bridge.registered()
         await bridge.connect(client, "s1")
         await client.close()
@@ -281,7 +299,10 @@ async def test_stop_ends_sessions_and_says_goodbye(client: WrtcClient) -> None:
         assert await asyncio.wait_for(bridge.closed.get(), TIMEOUT) == (1000, "")
 
 
-async def test_a_model_that_never_returns_stops_nothing_else(client: WrtcClient) -> None:
+async def test_a_model_that_never_returns_stops_nothing_else(
+    client: WrtcClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "_STALLED", 0.2)
     release = threading.Event()
     calls = []
 
@@ -299,6 +320,9 @@ async def test_a_model_that_never_returns_stops_nothing_else(client: WrtcClient)
         bridge.inbox.clear()
         await bridge.until(lambda: len(bridge.find("heartbeat")) >= 2)
         assert bridge.find("heartbeat")[-1]["load"] > 0.5
+        assert bridge.find("heartbeat")[-1]["stats"]["model_busy"] > 0
+        told = await said(client, "error")
+        assert told == {"type": "error", "message": "the model has not returned for 0.2 seconds"}
         client.say(json.dumps({"type": "ping", "id": "a"}))
         assert await said(client, "pong") == {"type": "pong", "id": "a"}
         began = time.monotonic()

@@ -273,9 +273,10 @@ async def test_pictures_go_back_on_a_section_of_their_own(engine: str) -> None:
 
 
 async def test_the_client_closing_is_reported(call: Call) -> None:
+    """As a rule at once, by the end of DTLS; where libwebrtc misses that, by the loss of the path seconds later."""
     await call.connected()
     await call.client.close()
-    await call.node.until(lambda: call.node.states[-1] in ("closed", "failed"))
+    await call.node.until(lambda: call.node.states[-1] in ("closed", "failed", "disconnected"))
 
 
 async def test_close_frees_everything(engine: str) -> None:

@@ -53,6 +53,12 @@ def test_anything_can_be_read(text: str) -> None:
     sdp.with_start_bitrate(text, 1)
 
 
+def test_an_end_without_candidates_is_none() -> None:
+    end, candidate = "a=end-of-candidates\r\n", "a=candidate:1 1 udp 1 127.0.0.1 5000 typ host\r\n"
+    assert sdp.without_empty_end(SDP + end) == SDP
+    assert sdp.without_empty_end(SDP + candidate + end) == SDP + candidate + end
+
+
 def test_the_start_bitrate_is_set_on_each_video_codec_that_has_none() -> None:
     lines = sdp.with_start_bitrate(SDP, 2500).split("\r\n")
     assert "a=fmtp:96 x-google-start-bitrate=2500" in lines

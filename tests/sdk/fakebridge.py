@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -34,34 +35,12 @@ CSP = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
-NAMES = [
-    "Candy",
-    "Mosaic",
-    "Udnie",
-    "Wave",
-    "Starry-Night",
-    "Scream",
-    "Muse",
-    "Feathers",
-    "Rain-Princess",
-    "Pointillism",
-    "Composition",
-    "Picasso",
-    "Kandinsky",
-    "Shipwreck",
-    "Brushstrokes",
-    "Woodblock",
-    "Fresco",
-    "Watercolour",
-    "Charcoal",
-    "Stained-Glass",
-    "Gouache",
-    "Ink",
-    "Pastel",
-    "Cubist",
-    "Fauve",
-    "Nocturne",
-]
+NAMES = re.split(
+    r"\s+",
+    "Candy Mosaic Udnie Wave Starry-Night Scream Muse Feathers Rain-Princess Pointillism Composition Picasso "
+    "Kandinsky Shipwreck Brushstrokes Woodblock Fresco Watercolour Charcoal Stained-Glass Gouache Ink Pastel "
+    "Cubist Fauve Nocturne",
+)
 MODEL: dict[str, Any] = {
     "name": "styles",
     "title": "Painting styles",
@@ -178,6 +157,11 @@ class FakeBridge:
     async def client(self, socket: WebSocket) -> None:
         """One client's socket."""
         await socket.accept()
+        with contextlib.suppress(WebSocketDisconnect):
+            await self.serve(socket)
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Authenticate, then answer each message."""
         first = json.loads(await socket.receive_text())
         if first["type"] != "CREDENTIAL" or first["payload"]["credential"] != self.key:
             await socket.close(1008)

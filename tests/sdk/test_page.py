@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from sdk.fakebridge import FakeBridge
+from sdk.fakebridge import STATIC, FakeBridge
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -192,11 +192,21 @@ def test_a_key_in_the_fragment_is_used_and_taken_out_of_the_address(page: Page, 
 def test_a_key_that_is_revoked_meanwhile(page: Page, bridge: FakeBridge) -> None:
     page.goto(bridge.url)
     expect(page.get_by_test_id("start")).to_be_enabled()
-    bridge.key = "sk_OTHER1_other"
+    bridge.key, bridge.demo = "sk_OTHER1_other", False
     page.get_by_test_id("start").click()
     says(page, "The key was not accepted")
     page.get_by_test_id("error-action").click()
     expect(page.get_by_test_id("key-input")).to_be_focused()
+
+
+def test_a_demo_that_was_restarted_gives_the_page_its_new_key(page: Page, bridge: FakeBridge) -> None:
+    page.goto(bridge.url)
+    expect(page.get_by_test_id("start")).to_be_enabled()
+    bridge.key = "sk_OTHER1_other"
+    page.get_by_test_id("start").click()
+    says(page, "The key was not accepted")
+    page.get_by_test_id("error-action").click()
+    in_state(page, "live")
 
 
 def test_a_bridge_that_is_not_there(page: Page, bridge: FakeBridge) -> None:
@@ -232,6 +242,24 @@ def test_a_file_that_is_no_video(page: Page, bridge: FakeBridge) -> None:
     page.get_by_test_id("error-action").click()
     expect(page.get_by_test_id("error")).to_be_hidden()
     wait(page, "document.querySelector('[data-testid=source-video]').currentTime > 0")
+
+
+@pytest.mark.parametrize("captures", [True, False], ids=["captureStream", "canvas"])
+def test_a_video_file(page: Page, bridge: FakeBridge, captures: bool) -> None:
+    """Safari cannot capture a video element, so there the page draws it on a canvas."""
+    if not captures:
+        page.add_init_script("delete HTMLMediaElement.prototype.captureStream")
+    page.goto(bridge.url)
+    (clip,) = (STATIC / "assets").glob("clip-*.webm")
+    page.get_by_test_id("file-input").set_input_files(clip)
+    expect(page.get_by_text(clip.name)).to_be_attached()
+    wait(page, "document.querySelector('[data-testid=source-video]').src.startsWith('blob:')")
+    wait(page, "document.querySelector('[data-testid=source-video]').currentTime > 0.2")
+    page.get_by_test_id("start").click()
+    in_state(page, "live")
+    wait(page, "document.querySelector('[data-testid=result-video]').currentTime > 1")
+    source, result = color(page, "source"), color(page, "result")
+    assert all(abs(a + b - 255) < 60 for a, b in zip(source, result, strict=True)), (source, result)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ from rtcbridge.core.messages import Candidate, NodeAnswer, NodeCandidate, Offer,
 class Source(Enum):
     """Who speaks."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and these are looked up for each message
+
     CLIENT = "client"
     NODE = "node"
     POOL = "pool"

@@ -15,12 +15,15 @@ from rtcbridge.core.errors import ProtocolError
 Frame: TypeAlias = bytes | bytearray | memoryview | str
 
 _encoder = Encoder()
+SESSION_ID_LENGTH = 32  # characters of the ids that the bridge gives
 _MAX_TEXT = 200  # characters of a peer's own words that an error repeats at most
 _UNDECODABLE = (DecodeError, ValueError, RecursionError)  # a ValueError: text that is not UTF-8
 
 
 class Dialect(Enum):
     """The two spellings of offer, answer and candidate; a connection speaks the first that it used."""
+
+    __hash__ = object.__hash__  # Enum's own is written in Python, and these are looked up for each message
 
     FLAT = "flat"
     PAYLOAD = "payload"
@@ -99,6 +102,13 @@ _client = Decoder(Credential | SessionStart | _OfferWire | _CandidateWire | _Ice
 _credential = Decoder(Credential)
 _text = Decoder(str)
 _candidate_init = Decoder(_CandidateInit | None)
+_CLIENT_CANDIDATE = b'{"type":"candidate","candidate":'
+_CLIENT_CANDIDATE_AT = len(_CLIENT_CANDIDATE)
+_NODE_CANDIDATE = b'{"type":"candidate","session":"'
+_NODE_CANDIDATE_ON = b'","candidate":'
+_SESSION_AT = len(_NODE_CANDIDATE)
+_SESSION_END = _SESSION_AT + SESSION_ID_LENGTH
+_NODE_TEXT_AT = _SESSION_END + len(_NODE_CANDIDATE_ON)
 
 
 def decode_credential(frame: Frame) -> str:
@@ -126,6 +136,23 @@ def decode_client(frame: Frame) -> FromClient:
         return Candidate(_checked_candidate(message.payload, "$.payload"), Dialect.PAYLOAD)
     assert isinstance(message, Credential | SessionStart)
     return message
+
+
+def client_candidate_text(frame: bytes) -> bytes | None:
+    """Return the JSON text of the candidate in a client's frame: the short way of what is only relayed.
+
+    Most candidates are written in exactly the documented form. If what stands between its beginning and its last
+    brace is one JSON value, then there is no other key, and none twice. None for everything else, and for what is
+    wrong: `decode_client` sees to that. The frame is UTF-8.
+    """
+    if not frame.startswith(_CLIENT_CANDIDATE) or not frame.endswith(b"}"):
+        return None
+    text = frame[_CLIENT_CANDIDATE_AT:-1]
+    try:
+        _candidate_init.decode(text)
+    except _UNDECODABLE:
+        return None
+    return text
 
 
 # --- from a node ---
@@ -214,6 +241,19 @@ def decode_node(frame: Frame) -> FromNode:
     else:
         assert isinstance(message, SessionState | NodeError | Heartbeat)
     return message
+
+
+def node_candidate_text(frame: bytes) -> tuple[str, bytes] | None:
+    """Return the session of a node's candidate and its JSON text: the short way, see `client_candidate_text`."""
+    if not frame.startswith(_NODE_CANDIDATE) or frame[_SESSION_END:_NODE_TEXT_AT] != _NODE_CANDIDATE_ON:
+        return None
+    text = frame[_NODE_TEXT_AT:-1]
+    try:
+        _candidate_init.decode(text)
+        session = frame[_SESSION_AT:_SESSION_END].decode()
+    except _UNDECODABLE:
+        return None
+    return (session, text) if frame.endswith(b"}") else None
 
 
 # --- to a node, as the agent reads it ---

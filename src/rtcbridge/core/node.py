@@ -12,6 +12,8 @@ from rtcbridge.core.spec import PoolSpec
 class NodeState(Enum):
     """Where a node stands. "Busy" is no state: it is `free == 0`."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and these are looked up for each message
+
     PROVISIONING = "provisioning"  # its creation is asked for
     BOOTING = "booting"  # the provider has accepted, the agent has not dialed in yet
     READY = "ready"
@@ -27,6 +29,8 @@ class NodeState(Enum):
 
 class NodeEvent(Enum):
     """What happens to a node."""
+
+    __hash__ = object.__hash__  # Enum's own is written in Python, and these are looked up for each message
 
     REGISTERED = "registered"  # its agent dialed in
     ACCEPTED = "accepted"  # the provider accepted the operation of this state

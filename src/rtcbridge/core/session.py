@@ -40,6 +40,8 @@ from rtcbridge.core.spec import SessionSpec
 class State(Enum):
     """Where a session stands."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and these are looked up for each message
+
     NEW = "new"  # nothing asked for yet
     ASKED = "asked"  # session_start is with the pool
     PENDING = "pending"  # in line, a node is on its way

@@ -30,7 +30,7 @@ from rtcbridge.core.events import (
 from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
 from rtcbridge.core.node import UP, Node, NodeState
 from rtcbridge.core.pool import Pool
-from rtcbridge.core.session import Session
+from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 from rtcbridge.gateway.links import Link, Socket
 from rtcbridge.gateway.timers import Timer, TimerWheel
@@ -45,17 +45,8 @@ class Entry:
     """A session with what the gateway knows of it: its client's socket, its pool, its next deadline."""
 
     __slots__ = (
-        "begun",
-        "client",
-        "delivered",
-        "due",
-        "pool",
-        "prefix",
-        "project",
-        "session",
-        "target",
-        "timer",
-    )
+        "begun", "client", "delivered", "due", "link", "pool", "prefix", "project", "session", "target", "timer",
+    )  # fmt: skip
 
     def __init__(self, session: Session, pool: Pool, project: str, client: "Client | None") -> None:
         self.session = session
@@ -64,6 +55,7 @@ class Entry:
         self.client = client
         self.prefix = CANDIDATE_PREFIX[Dialect.FLAT]  # what stands before a candidate for the client
         self.target = messages.node_candidate_prefix(session.id)  # and before one for the node
+        self.link: Link | None = None  # set while candidates go straight between client and node
         self.timer: Timer | None = None
         self.due = inf
         self.begun = False  # the ledger and the node know of it
@@ -73,10 +65,9 @@ class Entry:
 class Client(Socket):
     """What the bridge needs of a client's connection."""
 
-    __slots__ = ("entry", "relay")
+    __slots__ = ("entry",)
 
     entry: Entry | None
-    relay: Link | None
 
 
 class Bridge:
@@ -209,9 +200,7 @@ class Bridge:
         effects = session.receive(source, event, now)
         for effect in effects:
             self._perform(entry, effect, now)
-        client = entry.client
-        if client is not None and client.entry is entry:
-            client.relay = self.links.get(session.node) if session.relaying else None
+        entry.link = self.links.get(session.node) if session.relaying else None
         self._reschedule(entry, now)
         self._settle_all()
 
@@ -271,28 +260,29 @@ class Bridge:
         if client is not None and effect.rejoin:
             again = Session.rejoined(new_session_id(), self.session_spec, session.dialect)
             client.entry = Entry(again, pool, entry.project, client)
-            client.relay = None
             self.sessions[again.id] = client.entry
             self._set_prefix(client.entry)
             pool.join(again.id, patient=True, front=True)
         log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
 
     def _reschedule(self, entry: Entry, now: float) -> None:
-        due = entry.session.deadline if entry.session.id in self.sessions else inf
-        if due == entry.due:
-            return
-        entry.due = due
-        if entry.timer is not None:
+        """Have the timer go off at the session's deadline, or before: then it is set anew."""
+        due = entry.session.deadline
+        ended = entry.session.state is State.ENDED
+        if entry.timer is not None and (ended or due < entry.due):
             entry.timer.cancel()
             entry.timer = None
-        if due < inf:
+        if entry.timer is None and due < inf and not ended:
+            entry.due = due
             entry.timer = self.wheel.call_later(max(0.0, due - now), self._due, entry)
 
     def _due(self, entry: Entry) -> None:
-        entry.timer, entry.due = None, inf
-        if entry.session.id not in self.sessions:
+        entry.timer = None
+        now = self.clock()
+        if entry.session.deadline > now:
+            self._reschedule(entry, now)
             return
-        event = Expired() if entry.session.expires <= self.clock() else Timeout()
+        event = Expired() if entry.session.expires <= now else Timeout()
         try:
             self.deliver(entry, Source.CLOCK, event)
         except ProtocolError:
@@ -388,4 +378,4 @@ def session_spec(config: Config) -> SessionSpec:
 
 def new_session_id() -> str:
     """An id that nobody can guess: 128 random bits."""
-    return secrets.token_hex(16)
+    return secrets.token_hex(messages.SESSION_ID_LENGTH // 2)

@@ -3,10 +3,9 @@
 from rtcbridge.core import messages
 from rtcbridge.core.errors import CloseCode, ProtocolError
 from rtcbridge.core.events import Closed, Dropped
-from rtcbridge.core.messages import Candidate, Credential
+from rtcbridge.core.messages import Credential
 from rtcbridge.core.pool import Pool
 from rtcbridge.gateway.bridge import Bridge, Client, Entry
-from rtcbridge.gateway.links import Link
 from rtcbridge.gateway.timers import Timer
 from rtcbridge.gateway.websocket import End, Limits
 
@@ -35,7 +34,6 @@ class ClientSocket(Client):
         self._bad = 0
         self.key = ""
         self.entry: Entry | None = None
-        self.relay: Link | None = None
 
     def opened(self) -> None:
         """Wait for the credential, but not for ever."""
@@ -48,14 +46,20 @@ class ClientSocket(Client):
         if self._pool is None:
             self._authenticate(data)
             return
+        entry = self.entry
+        if (
+            entry is not None
+            and (link := entry.link) is not None
+            and (candidate := messages.client_candidate_text(data)) is not None
+        ):
+            link.send_between(entry.target, candidate, b"}")
+            self._bad = 0
+            return
         try:
             message = messages.decode_client(data)
-            if type(message) is Candidate and self.relay is not None and self.entry is not None:
-                self.relay.send(self.entry.target, message.candidate, b"}")
-            elif isinstance(message, Credential):
+            if isinstance(message, Credential):
                 raise ProtocolError("CREDENTIAL may only be the first message.")
-            else:
-                self._bridge.client_event(self, self._project, self._pool, message)
+            self._bridge.client_event(self, self._project, self._pool, message)
             self._bad = 0
         except ProtocolError as error:
             self._bad += 1
@@ -73,7 +77,7 @@ class ClientSocket(Client):
             self._deadline.cancel()
             self._deadline = None
         self._bridge.clients.discard(self)
-        entry, self.entry, self.relay = self.entry, None, None
+        entry, self.entry = self.entry, None
         if entry is None or entry.session.id not in self._bridge.sessions:
             return
         entry.client = None

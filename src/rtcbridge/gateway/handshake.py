@@ -91,25 +91,28 @@ def check_upgrade(request: Request) -> bytes:
         Refused: 426 where it asks for no WebSocket, or for another version of it; 405 where the method is not
             GET; 400 where it breaks the RFC.
     """
-    headers = request.headers
-    if "upgrade" not in _tokens(headers, "connection") or "websocket" not in _tokens(headers, "upgrade"):
+    fields: dict[bytes, list[bytes]] = {}
+    for name, value in request.headers.raw:
+        fields.setdefault(name, []).append(value.strip())
+    if b"upgrade" not in _tokens(fields, b"connection") or b"websocket" not in _tokens(fields, b"upgrade"):
         raise Refused(426, WEBSOCKET_ONLY, UPGRADE_REQUIRED)
     if request.version != "1.1":
         raise Refused(400, "A WebSocket needs HTTP/1.1.")
     if request.method != "GET":
         raise Refused(405, "A WebSocket opens with GET.", (("Allow", "GET"),))
-    if "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0":
+    if b"transfer-encoding" in fields or fields.get(b"content-length", [b"0"]) != [b"0"]:
         raise Refused(400, "A WebSocket opens without a body.")
-    if len(headers.getlist("host")) != 1:
+    if len(fields.get(b"host", ())) != 1:
         raise Refused(400, "Exactly one Host header is needed.")
-    if headers.getlist("sec-websocket-version") != ["13"]:
+    if fields.get(b"sec-websocket-version") != [b"13"]:
         raise Refused(426, "Sec-WebSocket-Version must be 13.", UPGRADE_REQUIRED)
-    keys = headers.getlist("sec-websocket-key")
+    keys = fields.get(b"sec-websocket-key", [])
     if len(keys) != 1 or not _is_key(keys[0]):
         raise Refused(400, "Sec-WebSocket-Key must be 16 bytes in base64, once.")
-    offered = ",".join(headers.getlist("sec-websocket-protocol")).split(",")
-    request.subprotocols = tuple(name.strip() for name in offered if name.strip())
-    return keys[0].encode()
+    if b"sec-websocket-protocol" in fields:
+        offered = b",".join(fields[b"sec-websocket-protocol"]).decode("latin-1").split(",")
+        request.subprotocols = tuple(name.strip() for name in offered if name.strip())
+    return keys[0]
 
 
 def accept_response(key: bytes, subprotocol: str | None) -> bytes:
@@ -122,12 +125,12 @@ def accept_response(key: bytes, subprotocol: str | None) -> bytes:
     )
 
 
-def _tokens(headers: Headers, name: str) -> set[str]:
-    return {token.strip().lower() for value in headers.getlist(name) for token in value.split(",")}
+def _tokens(fields: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:
+    return [token.strip() for token in b",".join(fields.get(name, ())).lower().split(b",")]
 
 
-def _is_key(text: str) -> bool:
+def _is_key(value: bytes) -> bool:
     try:
-        return len(base64.b64decode(text.encode(), validate=True)) == 16
-    except (binascii.Error, UnicodeEncodeError):
+        return len(base64.b64decode(value, validate=True)) == 16
+    except binascii.Error:
         return False

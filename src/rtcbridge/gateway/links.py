@@ -43,6 +43,13 @@ class Link:
         elif not self.overflown:
             self._held.append(message)
 
+    def send_between(self, head: bytes, body: bytes, tail: bytes) -> None:
+        """`send` of three parts, for what is relayed."""
+        if self.socket is not None:
+            self.socket.send_between(head, body, tail)
+        else:
+            self.send(head, body, tail)
+
     def attach(self, socket: Socket) -> None:
         """Let a newer socket replace the older, if there is one."""
         self.cut(CloseCode.POLICY, "replaced by a newer connection")

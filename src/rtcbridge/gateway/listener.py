@@ -171,6 +171,7 @@ class _Accept(asyncio.Protocol):
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._timer: Timer | None = None
+        self._parser: httptools.HttpRequestParser | None = None
         self.complete = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # it is TCP or TLS
@@ -179,12 +180,10 @@ class _Accept(asyncio.Protocol):
         group = listener.group
         if listener.closing:  # its TLS handshake was under way
             transport.abort()
-            self.complete = True
             return
         if len(group.connections) >= listener.max_connections:
             transport.write(Refused(503, "Too many connections.").response())
             transport.close()
-            self.complete = True
             return
         group.connections.add(self)
         self._parser = httptools.HttpRequestParser(self)
@@ -210,12 +209,13 @@ class _Accept(asyncio.Protocol):
         self.complete = True
 
     def data_received(self, data: bytes) -> None:
-        if self.complete:  # refused above
+        parser = self._parser
+        if parser is None:  # refused above
             return
         rest = b""
         self._head += data
         try:
-            self._parser.feed_data(data)
+            parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             rest = data[upgrade.args[0] :]
         except httptools.HttpParserError:
@@ -225,9 +225,9 @@ class _Accept(asyncio.Protocol):
         if len(self._head) > MAX_HEAD and not self.complete:
             self._refuse(Refused(431, "The head of the request is too long."))
         elif self.complete:
-            self._dispatch(rest)
+            self._dispatch(parser, rest)
 
-    def _dispatch(self, rest: bytes) -> None:
+    def _dispatch(self, parser: httptools.HttpRequestParser, rest: bytes) -> None:
         try:
             url = httptools.parse_url(self._url)
         except httptools.HttpParserInvalidURLError:
@@ -239,20 +239,20 @@ class _Accept(asyncio.Protocol):
             self._to_http()
             return
         try:
-            self._to_websocket(route, self._request(path, (url.query or b"").decode("latin-1")), rest)
+            self._to_websocket(route, self._request(parser, path, url.query or b""), rest)
         except Refused as refusal:
             self._refuse(refusal)
 
-    def _request(self, path: str, query: str) -> Request:
+    def _request(self, parser: httptools.HttpRequestParser, path: str, query: bytes) -> Request:
         peer = self._transport.get_extra_info("peername") or ("", 0)
         scheme = "https" if self._transport.get_extra_info("sslcontext") else "http"
         headers = Headers(raw=self._headers)
         origin = self._listener.proxies.origin((peer[0], peer[1]), scheme, headers)
         return Request(
-            method=self._parser.get_method().decode("latin-1"),
-            version=self._parser.get_http_version(),
+            method=parser.get_method().decode("latin-1"),
+            version=parser.get_http_version(),
             path=path,
-            query=query,
+            query=query.decode("latin-1"),
             headers=headers,
             client=origin.client,
             scheme=origin.scheme,
@@ -286,13 +286,15 @@ class _Accept(asyncio.Protocol):
         http.data_received(head)
 
     def _refuse(self, refusal: Refused) -> None:
-        self._transport.write(refusal.response(head_only=self._parser.get_method() == b"HEAD"))
+        head_only = self._parser is not None and self._parser.get_method() == b"HEAD"
+        self._transport.write(refusal.response(head_only=head_only))
         transport, group = self._transport, self._listener.group
         self._release()
         group.connections.add(Drain(transport, group.wheel, DRAIN_TIMEOUT, group.forget))
 
     def _release(self) -> None:
         """Have nothing more to do with the connection."""
+        self._parser = None  # it refers back to this object
         self._listener.group.forget(self)
         if self._timer is not None:
             self._timer.cancel()

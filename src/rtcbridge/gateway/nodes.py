@@ -21,7 +21,7 @@ from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import MAX_BAD
-from rtcbridge.gateway.links import Socket
+from rtcbridge.gateway.links import Link, Socket
 from rtcbridge.gateway.timers import Timer
 from rtcbridge.gateway.websocket import End, Limits
 
@@ -40,17 +40,19 @@ class NodeSocket(Socket):
         limits: Bounds of the socket.
     """
 
-    __slots__ = ("_bad", "_bridge", "_deadline", "_node", "_pool", "_reconciler")
+    __slots__ = ("_bad", "_bridge", "_deadline", "_link", "_node", "_pool", "_reconciler")
 
     def __init__(self, bridge: Bridge, reconciler: "Reconciler", limits: Limits) -> None:
         super().__init__(limits)
         self._bridge = bridge
         self._reconciler = reconciler
-        self._node: Node | None = None  # set when it is registered
+        self._node: Node | None = None  # set when it is registered, as its link is
         self._pool: Pool | None = None
         self._deadline: Timer | None = None
         self._bad = 0
         self.key = ""
+
+    _link: Link
 
     def opened(self) -> None:
         """Wait for REGISTER, but not for ever."""
@@ -68,8 +70,17 @@ class NodeSocket(Socket):
         if node is None:
             self._register(data)
             return
-        if self._bridge.links[node.id].socket is not self:
+        link = self._link
+        if link.socket is not self:
             return  # of an older epoch
+        if (candidate := messages.node_candidate_text(data)) is not None:
+            session, text = candidate
+            entry = self._bridge.sessions.get(session)
+            if entry is not None and entry.link is link:
+                if entry.client is not None:
+                    entry.client.send_between(entry.prefix, text, b"}")
+                self._bad = 0
+                return
         try:
             message = messages.decode_node(data)
             if type(message) is Heartbeat:
@@ -147,7 +158,7 @@ class NodeSocket(Socket):
 
     def _take_over(self, pool: Pool, node: Node, asked: RegisterPayload) -> None:
         bridge = self._bridge
-        link = bridge.links[node.id]
+        link = self._link = bridge.links[node.id]
         link.attach(self)
         node.linked, node.heard = True, bridge.clock()
         node.epoch += 1
@@ -190,9 +201,6 @@ class NodeSocket(Socket):
         if entry is None or entry.session.node != node.id:
             return  # late: the session has ended or moved on
         match message:
-            case NodeCandidate(candidate=candidate) if entry.session.relaying:
-                if entry.client is not None:
-                    entry.client.send(entry.prefix, bytes(candidate), b"}")
             case NodeCandidate() | NodeAnswer():
                 self._deliver(node, message.session, message)
             case SessionState(state="connected"):

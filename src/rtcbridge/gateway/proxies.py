@@ -16,13 +16,8 @@ from starlette.datastructures import Headers
 
 _Address = IPv4Address | IPv6Address
 
-_PROXY_HEADERS: Final = (
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-real-ip",
+_PROXY_HEADERS: Final = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
 )
 _WORD: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PAIR: Final = re.compile(rf'\s*({_WORD})=({_WORD}|"(?:[^"\\]|\\.)*")\s*')
@@ -60,7 +55,7 @@ class TrustedProxies:
 
     def origin(self, peer: tuple[str, int], scheme: str, headers: Headers) -> Origin:
         """Find the client behind `peer`, the other end of the TCP connection, which uses `scheme`."""
-        if not any(name in headers for name in _PROXY_HEADERS):
+        if _PROXY_HEADERS.isdisjoint([name for name, _ in headers.raw]):
             return Origin(peer, scheme, proxied=False)
         address = _address(peer[0])
         if address is None or not self._trusts(address):

@@ -50,11 +50,8 @@ class WebSocket(asyncio.Protocol):
     `ended` is called from the event loop, never inside a call of one of these methods. An exception in a hook
     is logged; in `opened` and `received` it closes the connection with 1011.
 
-    Args:
-        limits: Its limits.
-
     Attributes:
-        limits: Its limits.
+        limits: What the peer may do; fixed for the life of the connection.
     """
 
     __slots__ = (
@@ -137,6 +134,21 @@ class WebSocket(asyncio.Protocol):
                 group.call_soon(group.flush)
             dirty.append(self)
             self._queue = [head, *parts]
+
+    def send_between(self, head: bytes, body: bytes, tail: bytes) -> None:
+        """`send` of three parts, for what is relayed: without the cost of any number of them."""
+        length = len(head) + len(body) + len(tail)
+        start = HEADERS[length] if length < 8192 else header(TEXT, length)
+        queue = self._queue
+        if queue is not None:
+            queue += (start, head, body, tail)
+        elif self._transport is not None:
+            group = self._group
+            dirty = group.dirty
+            if not dirty:
+                group.call_soon(group.flush)
+            dirty.append(self)
+            self._queue = [start, head, body, tail]
 
     def send_binary(self, data: bytes) -> None:
         """Send one binary message."""

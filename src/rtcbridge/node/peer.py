@@ -89,7 +89,7 @@ class SessionPeer:
         self._holding = True  # while an answer is being made; no candidate may overtake it
         self._answered = False
         self._over = False
-        self._out: VideoOut | None = None
+        self._connect_timer: asyncio.TimerHandle | None = None
         self._tasks = [
             asyncio.create_task(self._work(), name="session"),
             asyncio.create_task(self._report(), name="session-stats"),
@@ -128,6 +128,8 @@ class SessionPeer:
         for task in self._tasks:
             if task is not asyncio.current_task():
                 task.cancel()
+        if self._connect_timer is not None:
+            self._connect_timer.cancel()
         self._mailbox.close()
         self._delay.close()
         try:
@@ -164,7 +166,8 @@ class SessionPeer:
         self._signaling.answer(self.session, answer)
         if not self._answered:
             self._answered = True
-            asyncio.get_running_loop().call_later(_CONNECT_TIMEOUT, self._check_connected)
+            loop = asyncio.get_running_loop()
+            self._connect_timer = loop.call_later(_CONNECT_TIMEOUT, self._check_connected)
         self._holding = False
         held, self._held = self._held, []
         for candidate in held:
@@ -212,8 +215,7 @@ class SessionPeer:
         if self._over:
             frame.close()
             return
-        self._out = out
-        self._mailbox.put(frame)
+        self._mailbox.put(frame, out)
 
     def on_audio_frame(self, frame: AudioFrame, out: AudioOut | None) -> None:
         """Send sound back, in step with the pictures."""
@@ -237,8 +239,9 @@ class SessionPeer:
     # --- from the worker ---
 
     def _on_result(self, result: Result) -> None:
-        if self._out is not None:
-            self._out.send(result.picture)
+        out: VideoOut | None = result.context
+        if out is not None:
+            out.send(result.picture)
         self._delay.observe(time.monotonic() - result.arrival)
         if result.error:
             self._control.model_failed(result.error)

@@ -16,7 +16,10 @@ _TO = {"rgb": cv2.COLOR_RGB2YUV_I420, "bgr": cv2.COLOR_BGR2YUV_I420}
 
 
 def limit_threads() -> None:
-    """Keep OpenCV to the calling thread: for pictures of this size its pool costs more than it brings."""
+    """Keep OpenCV to the calling thread: for pictures of this size its pool costs more than it brings.
+
+    A model that wants the pool asks for it in its `setup`, which comes later.
+    """
     cv2.setNumThreads(1)
 
 

@@ -39,13 +39,15 @@ class Result:
         picture: what the client is shown: the model's picture, or the one that came where the model failed.
         error: why the model failed, in one line, or "".
         arrival: when the frame came in, seconds of `time.monotonic`.
-        model_seconds: how long the model ran.
+        model_seconds: how long the model ran, conversions included.
+        context: what was given with the frame.
     """
 
     picture: I420
     error: str
     arrival: float
     model_seconds: float
+    context: Any
 
 
 class Mailbox:
@@ -62,14 +64,15 @@ class Mailbox:
         self.model_seconds = 0.0
         # The worker's, under its lock or in its thread:
         self.frame: VideoFrame | None = None
+        self.context: Any = None
         self.state: Any = None
         self.opened = False
         self.closed = False
 
-    def put(self, frame: VideoFrame) -> None:
+    def put(self, frame: VideoFrame, context: Any = None) -> None:
         """Take a frame for the model, in place of one that still waits. The mailbox closes it."""
         self.received += 1
-        self._worker.put(self, frame)
+        self._worker.put(self, frame, context)
 
     def close(self) -> None:
         """Forget the frame that waits, and deliver nothing more. The session's state is closed in its turn."""
@@ -122,13 +125,14 @@ class Worker:
         """Return a new session's mailbox; `deliver` is called on the running loop with each result."""
         return Mailbox(self, deliver)
 
-    def put(self, mailbox: Mailbox, frame: VideoFrame) -> None:
+    def put(self, mailbox: Mailbox, frame: VideoFrame, context: Any) -> None:
         """See `Mailbox.put`."""
         with self._condition:
             if mailbox.closed or self._stopping:
                 discarded: VideoFrame | None = frame
             else:
                 discarded, mailbox.frame = mailbox.frame, frame
+                mailbox.context = context
                 if discarded is None:
                     self._turns.append(mailbox)
                     self._condition.notify()
@@ -224,10 +228,11 @@ class Worker:
                 return None
             mailbox = self._turns.popleft()
             frame, mailbox.frame = mailbox.frame, None
+            context, mailbox.context = mailbox.context, None
             assert frame is not None
-            return lambda: self._process(mailbox, frame)
+            return lambda: self._process(mailbox, frame, context)
 
-    def _process(self, mailbox: Mailbox, frame: VideoFrame) -> None:
+    def _process(self, mailbox: Mailbox, frame: VideoFrame, context: Any) -> None:
         picture = None
         try:
             picture = frame.i420()
@@ -250,11 +255,13 @@ class Worker:
         spent = time.monotonic() - start
         self._busy_total += spent
         self._busy_since = None
-        mailbox.post(Result(result, error, frame.arrival, spent))
+        mailbox.post(Result(result, error, frame.arrival, spent, context))
 
     def _apply(self, picture: I420, params: Params, state: Any) -> I420:
         frame = pictures.from_i420(picture, self.spec.format)
-        return pictures.to_i420(self._model.process(frame, params, state), self.spec.format)
+        result = pictures.to_i420(self._model.process(frame, params, state), self.spec.format)
+        # A model in I420 may return memory that it writes to again; what it was given it does not see again.
+        return result.copy() if self.spec.format == "i420" and result is not picture else result
 
     def _close_session(self, mailbox: Mailbox) -> None:
         state, mailbox.state = mailbox.state, None

@@ -12,8 +12,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from gateway.socket.tools import Server
 
+from gateway.socket.tools import Server
 from rtcbridge.gateway.listener import tls_context
 
 

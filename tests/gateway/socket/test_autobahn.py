@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from gateway.socket import autobahn
 from gateway.socket.tools import Recorder, Server
-
 from rtcbridge.gateway.socket_group import Limits
 
 Serve = Callable[..., Awaitable[Server]]

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from gateway.socket.conftest import Certificate
-from gateway.socket.tools import TIMEOUT, Client, Server, close_frame, frame, text, unused_bytes, until
 
+from gateway.socket.conftest import Certificate
+from gateway.socket.tools import TIMEOUT, Client, Server, close_frame, frame, text, until, unused_bytes
 from rtcbridge.gateway import drain
 from rtcbridge.gateway.socket_group import Limits
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import codecs
 import random
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
-from gateway.socket.tools import FakeLoop, FakeTransport, Recorder, close_frame, frame, parse_server_frames
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
+from gateway.socket.tools import FakeLoop, FakeTransport, Recorder, close_frame, frame, parse_server_frames
 from rtcbridge.gateway.socket_group import Limits, SocketGroup
 from rtcbridge.gateway.timers import TimerWheel
 
@@ -140,43 +141,48 @@ def _allowed(stream: bytes, ours: Outcome, theirs: Outcome) -> str:
     return ""
 
 
-def _stream(chance: random.Random) -> bytes:
-    """Frames of a few messages with control frames between, perhaps one fault, perhaps a Close frame."""
-    frames: list[bytes] = []
+def _message(chance: random.Random) -> list[bytes]:
+    """A message in one frame or several, with control frames between."""
+    frames = []
+    opcode = chance.choice([1, 1, 1, 2])
+    payload = chance.choice(TEXTS).encode() if opcode == 1 else chance.randbytes(chance.randrange(300))
+    cuts = sorted(chance.randrange(len(payload) + 1) for _ in range(chance.choice([0, 0, 0, 1, 3])))
+    bounds = [0, *cuts, len(payload)]
+    for number, (start, end) in enumerate(pairwise(bounds)):
+        last = number == len(cuts)
+        mask = chance.randbytes(4)
+        frames.append(frame(opcode if number == 0 else 0, payload[start:end], fin=last, mask=mask))
+        if chance.random() < 0.2:
+            extra = chance.randbytes(chance.choice([0, 5, 125]))
+            frames.append(frame(chance.choice([9, 10]), extra, mask=mask))
+    return frames
 
-    def mask() -> bytes:
-        return chance.randbytes(4)
 
-    for _ in range(chance.randrange(1, 8)):
-        opcode = chance.choice([1, 1, 1, 2])
-        payload = chance.choice(TEXTS).encode() if opcode == 1 else chance.randbytes(chance.randrange(300))
-        cuts = sorted(chance.randrange(len(payload) + 1) for _ in range(chance.choice([0, 0, 0, 1, 3])))
-        bounds = [0, *cuts, len(payload)]
-        for number, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
-            frames.append(
-                frame(
-                    opcode if number == 0 else 0,
-                    payload[start:end],
-                    fin=end == bounds[-1] and number == len(cuts),
-                    mask=mask(),
-                )
-            )
-            if chance.random() < 0.2:
-                frames.append(frame(chance.choice([9, 10]), chance.randbytes(chance.choice([0, 5, 125])), mask=mask()))
+def _fault(chance: random.Random) -> bytes:
+    """A frame that is wrong in some way, or only in this place."""
     if chance.random() < 0.3:
         code = chance.choice([1000, 1001, 3000, 4999, 1004, 1005, 1016, 2999, 65535])
-        frames.append(close_frame(code, chance.choice([b"", "Grüße".encode(), b"\xff"])))
-    if chance.random() < 0.3:
-        fault = frame(
-            chance.randrange(16),
-            b"f" * chance.choice([0, 1, 126, 1001]),
-            fin=chance.random() < 0.5,
-            rsv=chance.choice([0, 0, 4]),
-            mask=chance.choice([None, mask()]),
-        )
-        frames.insert(chance.randrange(len(frames) + 1), fault)
-    stream = bytearray(b"".join(frames))
+        return close_frame(code, chance.choice([b"", "Grüße".encode(), b"\xff"]))
+    if chance.random() < 0.2:
+        return frame(1, b"f" * (MAX_MESSAGE + 1))
+    return frame(
+        chance.randrange(16),
+        b"f" * chance.choice([0, 1, 126, MAX_MESSAGE + 1]),
+        fin=chance.random() < 0.5,
+        rsv=chance.choice([0, 0, 4]),
+        mask=chance.choice([None, chance.randbytes(4)]),
+    )
+
+
+def _stream(chance: random.Random) -> bytes:
+    """Frames of a few messages, perhaps a fault among them, perhaps some bytes changed."""
+    frames = [part for _ in range(chance.randrange(1, 8)) for part in _message(chance)]
     if chance.random() < 0.5:
+        frames.insert(chance.randrange(len(frames) + 1), _fault(chance))
+    if chance.random() < 0.2:
+        frames.append(close_frame(1000, b"bye"))
+    stream = bytearray(b"".join(frames))
+    if chance.random() < 0.4:
         for _ in range(chance.randrange(1, 4)):
             stream[chance.randrange(len(stream))] = chance.randrange(256)
     # Ends every frame that the reference would still wait for; then comes an unmasked continuation.

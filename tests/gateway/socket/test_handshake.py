@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from gateway.socket.tools import KEY, TIMEOUT, Recorder, Server, close_frame, handshake, text
 from starlette.responses import PlainTextResponse
 
+from gateway.socket.tools import KEY, TIMEOUT, Recorder, Server, close_frame, handshake, text
 from rtcbridge.gateway.listener import Refused, Request
 
 Serve = Callable[..., Awaitable[Server]]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from gateway.socket.tools import TIMEOUT, Client, Server, until
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from gateway.socket.tools import TIMEOUT, Client, Server, until
 from rtcbridge.gateway.http_adapter import LimitBody
 
 Serve = Callable[..., Awaitable[Server]]
@@ -68,7 +69,7 @@ async def test_keep_alive(serve: Serve, app: Any) -> None:
         assert (status, body) == (200, b"hello %d" % number)
         assert headers["content-type"].startswith("text/plain")
         age = email.utils.parsedate_to_datetime(headers["date"]).timestamp()
-        assert abs(age - __import__("time").time()) < 5
+        assert abs(age - time.time()) < 5
         assert "server" not in headers
     assert len(server.listener.group.connections) == 1
 
@@ -119,6 +120,14 @@ async def test_head_and_errors(serve: Serve, app: Any) -> None:
     client = await server.connect()
     client.write(GET.replace(b"/hello", b"http://test/hello?absolute"))
     assert (await client.response())[2] == b"hello absolute"
+
+
+async def test_odd_targets(serve: Serve, app: Any) -> None:
+    server = await serve(app=app)
+    for line in (b"OPTIONS *", b"GET http://test", b"CONNECT test:443", b"GET //hello", b"GET /%ff"):
+        client = await server.connect()
+        client.write(line + b" HTTP/1.1\r\nHost: test\r\n\r\n")
+        assert (await client.response())[0] in {400, 404, 405}
 
 
 async def test_connection_close_and_http_1_0(serve: Serve, app: Any) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from gateway.socket.tools import Server, handshake
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from gateway.socket.tools import Server, handshake
 from rtcbridge.gateway.proxies import Origin, TrustedProxies
 
 Serve = Callable[..., Awaitable[Server]]

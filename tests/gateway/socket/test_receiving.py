@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from gateway.socket.tools import TIMEOUT, Recorder, Server, close_frame, frame, text
 
+from gateway.socket.tools import TIMEOUT, Recorder, Server, close_frame, frame, text
 from rtcbridge.gateway.socket_group import End, Limits
 
 Serve = Callable[..., Awaitable[Server]]

@@ -6,8 +6,8 @@ import gc
 import sys
 
 import pytest
-from gateway.socket.tools import FakeLoop, FakeTransport, Recorder, close_frame, parse_server_frames, text
 
+from gateway.socket.tools import FakeLoop, FakeTransport, Recorder, close_frame, parse_server_frames, text
 from rtcbridge.gateway.socket_group import End, Limits, SocketGroup
 from rtcbridge.gateway.timers import TimerWheel
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from gateway.socket.tools import Server, text
-
 from rtcbridge.gateway.socket_group import End, Limits
 
 Serve = Callable[..., Awaitable[Server]]

@@ -3,10 +3,11 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from itertools import pairwise
 
 import pytest
-from gateway.socket.tools import TIMEOUT, FakeLoop
 
+from gateway.socket.tools import TIMEOUT, FakeLoop
 from rtcbridge.gateway.timers import RESOLUTION, TimerWheel
 
 LATE = RESOLUTION + 0.002  # a tick, and the slack of the wake-up
@@ -92,7 +93,7 @@ def test_rescheduling_from_a_callback(loop: FakeLoop, wheel: TimerWheel) -> None
     wheel.call_later(0, again)
     loop.advance(1)
     assert len(times) == 5
-    assert all(later > earlier for earlier, later in zip(times, times[1:], strict=False))
+    assert all(later > earlier for earlier, later in pairwise(times))
     assert loop.pending() == 0
 
 

@@ -213,7 +213,7 @@ class Server:
 async def until(condition: Callable[[], bool], seconds: float = TIMEOUT) -> None:
     """Wait for what has no event of its own."""
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

@@ -105,7 +105,8 @@ class AiortcPeer:
         try:
             if restart and self._ice is not None:
                 await self._ice.prepare()
-            await self._pc.setRemoteDescription(aiortc.RTCSessionDescription(sdp=offer, type="offer"))
+            description = aiortc.RTCSessionDescription(sdp=sdp.without_empty_end(offer), type="offer")
+            await self._pc.setRemoteDescription(description)
             self._attach_tracks(sections)
             self._ice = self._ice or self._restartable()
             await self._pc.setLocalDescription(await self._pc.createAnswer())

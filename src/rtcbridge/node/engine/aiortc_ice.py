@@ -46,10 +46,16 @@ class RestartableConnection:
         gatherer: the RTCIceGatherer, which refuses candidates behind the end of them.
     """
 
+    _active: Connection
+    _next: Connection | None
+    _restart: asyncio.Task[None] | None
+    _closed: bool
+    _gatherer: Any
+    _options: Mapping[str, Any]
+
     def __init__(self, connection: Connection, options: Mapping[str, Any], gatherer: Any) -> None:
-        self.__dict__.update(
-            _active=connection, _next=None, _options=options, _gatherer=gatherer, _restart=None, _closed=False
-        )
+        own: dict[str, Any] = {"_active": connection, "_next": None, "_restart": None, "_closed": False}
+        self.__dict__.update(own, _options=options, _gatherer=gatherer)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._next or self._active, name)
@@ -63,9 +69,9 @@ class RestartableConnection:
     async def prepare(self) -> None:
         """Begin a restart: gather under new credentials, which the next answer will carry."""
         await self.cancel()
-        self._next = Connection(ice_controlling=False, **self._options)
+        self._next = connection = Connection(ice_controlling=False, **self._options)
         self._gatherer._remote_candidates_end = False
-        await self._next.gather_candidates()
+        await connection.gather_candidates()
 
     async def cancel(self) -> None:
         """Give up a restart that is not through."""
@@ -79,16 +85,19 @@ class RestartableConnection:
 
     def go_over(self, username: str, password: str) -> None:
         """Check the new path with the client's new credentials, and use it when it is there."""
-        self._next.remote_username = username
-        self._next.remote_password = password
-        self._restart = asyncio.create_task(self._go_over(self._next), name="ice-restart")
+        connection = self._next
+        if connection is None:
+            return
+        connection.remote_username = username
+        connection.remote_password = password
+        self._restart = asyncio.create_task(self._go_over(connection), name="ice-restart")
 
     async def _go_over(self, connection: Connection) -> None:
         try:
             async with asyncio.timeout(_TIMEOUT):
                 await connection.connect()
-        except (ConnectionError, TimeoutError):
-            log.warning("ice_restart_failed")
+        except (ConnectionError, TimeoutError) as error:
+            log.warning("ice_restart_failed", error=str(error) or type(error).__name__)
             self._next = None
             await connection.close()
             return

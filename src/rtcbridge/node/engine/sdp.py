@@ -59,6 +59,16 @@ def media_sections(sdp: str) -> list[MediaSection]:
     ]
 
 
+def without_empty_end(sdp: str) -> str:
+    """Return `sdp` without `a=end-of-candidates` where it has no candidates: more will be trickled.
+
+    libwebrtc's offer for an ICE restart still has the line of the generation before.
+    """
+    if "a=candidate:" in sdp:
+        return sdp
+    return "".join(line for line in sdp.splitlines(keepends=True) if line.strip() != "a=end-of-candidates")
+
+
 def with_start_bitrate(sdp: str, kbps: int) -> str:
     """Return `sdp` with `x-google-start-bitrate` on every video codec that has none.
 
