@@ -41,7 +41,7 @@ class Authenticator(Protocol):
     """Says whom a credential belongs to. Called for each connection: it must take microseconds."""
 
     def identify(self, credential: str) -> Identity | None:
-        """Return whose valid key this is, or None; a change made by another process counts at once."""
+        """Return whose valid key this is, or None; another process's change counts at once (within 50 ms)."""
         ...
 
     def is_valid(self, key: str) -> bool:

@@ -378,13 +378,13 @@ class Bridge(RuleBasedStateMachine):
         if not getattr(self, "bridge", None):
             return
         self.bridge.advance(500)
-        self.rest(settled=True)
+        self.settle()
         states = {session.state for session, *_ in self.bridge.sessions.values()}
         assert states <= {State.NEW, State.FULL}
         assert {node.state for node in self.pool.nodes.values()} <= {NodeState.TERMINATING}
         for client in list(self.clients):
             self.bridge.quit(client.peer)
-        self.rest(settled=True)
+        self.settle()
         assert (self.bridge.sessions, list(self.pool.line), self.pool.holders) == ({}, [], {})
         self.provide()
 

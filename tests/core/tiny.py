@@ -331,7 +331,8 @@ class TinyBridge:
                 self._end(session, pool, peer, effect)
 
     def _end(self, session: Session, pool: Pool, peer: Peer | None, effect: End) -> None:
-        if self.begun.pop(session.id, None) and session.node:
+        node = self.nodes.get(session.node)
+        if self.begun.pop(session.id, None) and node is not None and node.state in UP:
             self._to_node(session.node, messages.encode(messages.SessionEnd(session.id, effect.reason)))
         self._leave(pool, session)
         del self.sessions[session.id]
@@ -447,8 +448,10 @@ class TinyBridge:
     def advance(self, seconds: float) -> None:
         """Let time pass."""
         until = self.now + seconds
-        while self.step(until):
-            pass
+        for _ in range(10_000):
+            if not self.step(until):
+                return
+        raise AssertionError("time stands still")
 
     # --- a restart ---
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,13 @@ TIMEOUT = 20.0
 class Bridge:
     """Accepts nodes. `registers` has their REGISTER payloads; `inbox` has all their later messages."""
 
-    def __init__(self, accept: Callable[[dict[str, Any]], bool] = lambda _payload: True) -> None:
+    def __init__(
+        self,
+        accept: Callable[[dict[str, Any]], bool] = lambda _payload: True,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.accept = accept
+        self._tls = tls
         self.heartbeat = 0.2
         self.epoch = 0
         self.registers: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
@@ -28,7 +34,7 @@ class Bridge:
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/node"
+        return f"{'wss' if self._tls else 'ws'}://127.0.0.1:{self.port}/node"
 
     async def __aenter__(self) -> "Bridge":
         await self.listen()
@@ -38,7 +44,7 @@ class Bridge:
         await self.shut()
 
     async def listen(self) -> None:
-        self._server = await serve(self._serve, "127.0.0.1", self.port, compression=None)
+        self._server = await serve(self._serve, "127.0.0.1", self.port, compression=None, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def shut(self, code: int = 1012) -> None:

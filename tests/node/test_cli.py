@@ -2,6 +2,8 @@
 
 import argparse
 import asyncio
+import datetime
+import ipaddress
 import os
 import signal
 import ssl
@@ -10,15 +12,17 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from node.bridge import Bridge
 from node.clients import TIMEOUT, WrtcClient
+from rtcbridge.cli import main
 from rtcbridge.cli import node as cli
 
-PROGRAM = (
-    "import argparse, sys; from rtcbridge.cli import node; parser = argparse.ArgumentParser();"
-    "node.add_parser(parser.add_subparsers()); args = parser.parse_args(); sys.exit(args.run(args))"
-)
+PROGRAM = "import sys; from rtcbridge.cli import main; sys.exit(main())"
 GOOD = ["passthrough", "--bridge", "ws://127.0.0.1:1", "--key", "nk_TEST01_secret"]
 
 
@@ -62,9 +66,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_usage_is_one_line_and_status_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_configure_logging", lambda _level: None)
-    args = parse(*words)
-    assert args.run(args) == 2
+    monkeypatch.setattr(cli, "_configure_logs", lambda _level: None)
+    assert main(["node", *words]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"rtcbridge node: {message}")
@@ -147,15 +150,20 @@ def blocks(frame):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_a_signal_ends_it_in_two_seconds_even_in_a_blocked_model(number: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(signal.SIGTERM, []), (signal.SIGINT, ["--engine", "aiortc", "--log-level", "debug"])],
+)
+async def test_a_signal_ends_it_in_two_seconds_even_in_a_blocked_model(
+    number: int, words: list[str], tmp_path: Path
+) -> None:
     app = tmp_path / "app.py"
     app.write_text(MODEL)
     client = WrtcClient()
     async with Bridge() as bridge:
         token = "nk_TEST01_secretsecret"
         process = await start(
-            f"{app}:blocks", RTCBRIDGE_URL=bridge.url, RTCBRIDGE_NODE_TOKEN=token, RTCBRIDGE_NODE="n7"
+            f"{app}:blocks", *words, RTCBRIDGE_URL=bridge.url, RTCBRIDGE_NODE_TOKEN=token, RTCBRIDGE_NODE="n7"
         )
         payload = await bridge.registered()
         assert (payload["node"], payload["credential"]) == ("n7", token)
@@ -174,6 +182,48 @@ async def test_a_signal_ends_it_in_two_seconds_even_in_a_blocked_model(number: i
     assert "v=0" not in err
     assert "ice-ufrag" not in err
     assert "secretsecret" not in err
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A self-signed certificate for 127.0.0.1 and its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bridge of the test")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "bridge.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(made.public_bytes(serialization.Encoding.PEM) + secret)
+    return path
+
+
+async def test_a_bridge_with_its_own_certificate(certificate: Path) -> None:
+    """Trusted when it is named, or when all is trusted on this machine; refused otherwise, with a clear line."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    async with Bridge(tls=context) as bridge:
+        for words in (["--ca", str(certificate)], ["--insecure"], []):
+            process = await start("passthrough", "--bridge", bridge.url, "--key", "nk_x", *words)
+            if words:
+                await bridge.registered()
+            else:
+                assert process.stderr is not None
+                async with asyncio.timeout(TIMEOUT):
+                    while b"bridge_unreachable" not in (line := await process.stderr.readline()):
+                        assert line
+                assert b"CERTIFICATE_VERIFY_FAILED" in line
+            process.terminate()
+            status, _ = await ended(process)
+            assert status == 0
 
 
 async def test_a_refused_node_ends_with_one_line_and_status_1() -> None:

@@ -19,8 +19,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 
+from rtcbridge.cli import CommandError, UsageError
+from rtcbridge.cli.logs import configure_logs
+
 if TYPE_CHECKING:
-    from rtcbridge.node.agent import Agent, AgentConfig
+    from rtcbridge.node.agent import Agent, AgentConfig, ExitStatus
     from rtcbridge.node.engine import Engine, IceServer
     from rtcbridge.node.worker import Worker
 
@@ -44,12 +47,8 @@ _ENVIRONMENT = {
 }
 
 
-class UsageError(Exception):
-    """The command line or the environment is not right; the text is one line that names the option."""
-
-
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add `node` to the subcommands; the parsed arguments have `run`, which returns the exit status."""
+    """Add `node` to the subcommands."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "node",
         help="run a model and serve the bridge's sessions with it",
@@ -81,15 +80,15 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the node to its end and return the exit status: 0, 1 where it was refused, 2 for bad usage."""
-    try:
-        options = _options(args, os.environ)
-        _configure_logging(options["log_level"])
-        config, engine, worker = _prepare(options)
-    except UsageError as error:
-        print(f"rtcbridge node: {error}", file=sys.stderr)
-        return _USAGE
-    return _serve(config, engine, worker)
+    """Run the node to its end, and the process with it.
+
+    Raises:
+        UsageError: the command line or the environment is not right, or the model cannot be set up.
+        CommandError: the bridge refused the node.
+    """
+    options = _options(args, os.environ)
+    _configure_logs(options["log_level"])
+    return _serve(*_prepare(options))
 
 
 def _option(key: str) -> str:
@@ -209,46 +208,33 @@ def _ice_server(text: str) -> IceServer:
     return IceServer((url,), *login)
 
 
-def _configure_logging(level: str) -> None:
-    """Log lines to stderr: for people on a terminal, JSON elsewhere."""
-    terminal = sys.stderr.isatty()
-    render: list[Any] = (
-        [structlog.dev.ConsoleRenderer()]
-        if terminal
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
-    # The libraries' own lines can hold an SDP or a header: only what is wrong, and never their debugging.
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(name)s: %(message)s")
+def _configure_logs(level: str) -> None:
+    """Log text on a terminal and JSON elsewhere."""
+    configure_logs(level, "console" if sys.stderr.isatty() else "json")
+    # What these say while they are debugged holds SDP, addresses and the key.
+    for name in ("aioice", "aiortc", "libav", "websockets"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _serve(config: AgentConfig, engine: Engine, worker: Worker) -> int:
-    from rtcbridge.node.agent import Agent
+    """Run the agent to its end. Raises UsageError or CommandError; does not return otherwise."""
+    from rtcbridge.node.agent import Agent, ExitStatus
     from rtcbridge.node.model import ModelError
 
     try:
         status = asyncio.run(_run_agent(Agent(config, engine, worker)))
     except ModelError as error:
-        print(f"rtcbridge node: {error}", file=sys.stderr)
-        status = _USAGE
-    if status == 1:
-        print("rtcbridge node: the bridge refused this node: check --key, --pool and --id", file=sys.stderr)
+        raise UsageError(str(error)) from None
+    if status is ExitStatus.REFUSED:
+        raise CommandError("the bridge refused this node: check --key, --pool and --id")
     sys.stdout.flush()
     sys.stderr.flush()
     # The model's thread may be in a call that never returns, and libraries' threads may outlive the
     # interpreter: nothing is left to be saved, so do not wait for either.
-    os._exit(status)
+    os._exit(0)
 
 
-async def _run_agent(agent: Agent) -> int:
+async def _run_agent(agent: Agent) -> ExitStatus:
     loop = asyncio.get_running_loop()
     stops: set[asyncio.Task[None]] = set()
 
@@ -259,4 +245,4 @@ async def _run_agent(agent: Agent) -> int:
         loop.add_signal_handler(number, stop)
     status = await agent.run()
     await asyncio.gather(*stops)
-    return int(status)
+    return status

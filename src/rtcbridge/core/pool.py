@@ -67,7 +67,7 @@ class Pool:
             node.sessions.discard(session)
             if not node.sessions:
                 node.idle_since = now
-            self._tally.note(node)
+            self._tally.count(node)
 
     def yield_slot(self, session: str, now: float) -> None:
         """A reservation ran out: renew it when nobody waits, else send it to the end of the line."""
@@ -86,7 +86,7 @@ class Pool:
     def _hold(self, session: str, node: Node) -> None:
         node.sessions.add(session)
         self.holders[session] = node
-        self._tally.note(node)
+        self._tally.count(node)
 
     # --- nodes ---
 
@@ -129,9 +129,12 @@ class Pool:
     def settle(self, now: float) -> list[Verdict]:
         """Give free slots to those in line, tell the others where they stand; return what is new.
 
-        To be called again after its verdicts were followed, until it returns nothing.
+        To be called again after its verdicts were followed, until it returns nothing: those who lost their slot
+        come first, since they rejoin the line before it moves.
         """
         verdicts, self._verdicts = list(self._verdicts.items()), {}
+        if verdicts:
+            return verdicts
         self._assign(verdicts)
         self._refuse(verdicts)
         for session, waiter, status in self.line.divide(self.supply()):

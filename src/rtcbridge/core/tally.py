@@ -76,6 +76,13 @@ class Tally:
             self._stamps[id] = stamp
             self._wake_at(id, self._earliest(node))
 
+    def count(self, node: Node) -> None:
+        """Take in that a session has come to a node or left it."""
+        if node.state is NodeState.READY:
+            self._replace(node.id, share(node))
+        else:
+            self.note(node)
+
     def forget(self, node: str) -> None:
         """Take out a node that is gone."""
         self._replace(node, _Share())

@@ -20,6 +20,7 @@ from rtcbridge.ports import Identity, KeyRow, LedgerError
 PROJECT = re.compile(r"[A-Z0-9]{6}\Z")
 _BASE62 = string.digits + string.ascii_letters
 _SECRET_LENGTH = 24  # 62**24 is 142 bits
+FRESH = 0.02  # seconds that a revocation by another process may take to be seen at a look-up
 _LONGEST = 256  # characters of a credential; no key is nearly so long
 logger = logging.getLogger(__name__)
 _VERSION = sa.select(meta.c.value).where(meta.c.name == "keys_version")
@@ -28,8 +29,10 @@ _VERSION = sa.select(meta.c.value).where(meta.c.name == "keys_version")
 class SqliteKeys:
     """`Authenticator` and `Keys` over a store that other processes write too.
 
-    All digests are held in memory. Each look-up first asks SQLite whether another connection has written to
-    the file (`PRAGMA data_version`, 2 µs, no input or output), and if so, whether that touched a key.
+    All digests are held in memory. SQLite is asked whether another connection has written to the file (`PRAGMA
+    data_version`), and if so, whether that touched a key: at each look-up of what is no key, and else every
+    `FRESH` seconds at most. To ask costs 2 µs alone, but lets go of the interpreter, and to get it back from the
+    thread that writes the ledger may take a hundred times that.
     A digest is looked up in the same way whether it is there or not, and tells nothing about its key: it is
     keyed with the store's secret.
     """
@@ -44,6 +47,7 @@ class SqliteKeys:
         self._keys_version = -1
         self._changed = False
         self._failing = False
+        self._looked = 0.0
         # PRAGMA data_version compares with what this one connection saw before, so it must stay the same one.
         self._pooled = database.engine.raw_connection()
         self._cursor = self._pooled.cursor()
@@ -53,11 +57,15 @@ class SqliteKeys:
             raise LedgerError(f"store {database.path}: the keys cannot be read")
 
     def identify(self, credential: str) -> Identity | None:
-        """Return whose valid key this is, or None; a change made by another process counts at once."""
+        """Return whose valid key this is, or None. Another process's change counts within `FRESH` seconds."""
         digest = self._digest(credential[:_LONGEST])
         with self._lock:
-            self._refresh()
+            if time.monotonic() - self._looked > FRESH:
+                self._refresh()
             identity = self._identities.get(digest)
+            if identity is None:
+                self._refresh()  # a key that was made just now
+                identity = self._identities.get(digest)
         return identity if len(credential) <= _LONGEST else None
 
     def is_valid(self, key: str) -> bool:
@@ -130,6 +138,7 @@ class SqliteKeys:
 
     def _refresh(self) -> None:
         """Take in keys that were made or revoked since the last call, by whatever process."""
+        self._looked = time.monotonic()
         try:
             data_version = self._number("PRAGMA data_version")
             if data_version == self._data_version:

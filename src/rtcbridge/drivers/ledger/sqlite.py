@@ -19,7 +19,7 @@ from rtcbridge.drivers.ledger.database import Database
 from rtcbridge.drivers.ledger.schema import nodes, sessions
 from rtcbridge.ports import LedgerError, NodeRow, SessionRow
 
-GATHER = 0.02  # seconds that sessions are gathered before a commit that nobody waits for
+GATHER = 0.05  # seconds that sessions are gathered before a commit that nobody waits for
 _LONGEST_PAUSE = 5.0  # seconds between two tries while the disk fails
 _LAST_TRIES = 3
 PENDING_LIMIT = 200_000  # starts and ends held in memory while the disk fails
@@ -139,14 +139,14 @@ class SqliteLedger(LedgerReader):
         with self._lock:
             if self._has_room():
                 self._batch.starts[row.id] = row
-        self._any.set()
+        self._wake()
 
     def session_ended(self, session: str, ended: float, reason: str) -> None:
         """Record an end; written within milliseconds. Only the first end of an id counts."""
         with self._lock:
             if self._has_room():
                 self._batch.ends.setdefault(session, (ended, reason))
-        self._any.set()
+        self._wake()
 
     async def flush(self) -> None:
         """Return when all that was recorded before is durable. Raises LedgerError if the disk fails now."""
@@ -165,6 +165,10 @@ class SqliteLedger(LedgerReader):
             self._batch.waiters.append(waiter)
         self._hurry()
         await asyncio.wrap_future(waiter)
+
+    def _wake(self) -> None:
+        if not self._any.is_set():  # to set what is set costs as much as all else; it is cleared under the lock
+            self._any.set()
 
     def _hurry(self) -> None:
         self._urgent.set()
