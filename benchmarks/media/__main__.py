@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
+
+import playwright.sync_api
 
 from benchmarks.common.machine import describe, package_version, program_version
 from benchmarks.common.report import replace_section
@@ -16,13 +19,13 @@ from benchmarks.media.programs import PROJECTS, Contestant, contestants
 from benchmarks.media.table import markdown, remarks
 
 EXPLANATION = """\
-Chromium, headless, draws a panning picture at 30 frames a second with the time of drawing in it as a barcode, sends
-it to the node, and reads the barcode out of what comes back; bridge, node and browser share this machine. Glass to
-glass is from the drawing of a picture to the moment at which the browser presents it (`presentationTime` of
-requestVideoFrameCallback). *Bare* is the engine's library alone in a minimal echo peer: no bridge, no worker, every
-picture sent back uncopied; what stands before the × is the ratio to it. Rounds alternate between the columns, each
-with a fresh session, and ratios are medians of the ratios of single rounds. The node runs `passthrough`, which copies
-each picture out of the library and back as a model needs it."""
+Chromium, headless, draws a panning picture 29.9 times a second, just off the beat of its screen, with the time of
+drawing in it as a barcode, sends it to the node, and reads the barcode out of what comes back; bridge, node and
+browser share this machine. Glass to glass is from the drawing of a picture to the moment at which the browser
+presents it (`presentationTime` of requestVideoFrameCallback). *Bare* is the engine's library alone in a minimal
+echo peer: no bridge, no worker, every picture sent back uncopied; what stands before the × is the ratio to it.
+Rounds alternate between the columns, each with a fresh session, and ratios are medians of the ratios of single
+rounds. The node runs `passthrough`, which copies each picture out of the library and back as a model needs it."""
 
 
 def _size(text: str) -> Size:
@@ -60,7 +63,7 @@ def _streams(
                 result = stream(page, one, size, options.seconds)
                 rounds[one.name].append(result)
                 _progress(
-                    f"{size} round {number + 1}  {one.name:14} {result.fps:5.1f} fps  p50 {result.p50:5.1f}  "
+                    f"{size} round {number + 1}  {one.name:19} {result.fps:5.1f} fps  p50 {result.p50:5.1f}  "
                     f"p95 {result.p95:5.1f} ms  {result.cpu:.2f} s/s  others {result.others:.0%}"
                 )
     return found
@@ -74,7 +77,7 @@ def _starts(page: Bench, all_: Sequence[Contestant], options: argparse.Namespace
         for one in all_:
             found[one.name].append(first_frame(page, one))
     for name, sessions in found.items():
-        _progress(f"first frame from offer  {name:14} " + " ".join(f"{times['fromOffer']:.0f}" for times in sessions))
+        _progress(f"first frame from offer  {name:19} " + " ".join(f"{times['fromOffer']:.0f}" for times in sessions))
     return found
 
 
@@ -94,14 +97,18 @@ def _versions(engines: Sequence[str]) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Measure, print the table, write the report's section."""
     options = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # by way of what stops the programs
     try:
-        with contestants(options.engine) as all_, bench() as page:
+        with bench() as page, contestants(options.engine) as all_:
             page.call("selfCheck")
             starts = _starts(page, all_, options)
             streams = _streams(page, all_, options)
             checks = _checks(page, all_, 5 if options.quick else 20)
     except RuntimeError as error:
         print(f"benchmarks.media: {error}", file=sys.stderr)
+        return 1
+    except playwright.sync_api.Error as error:  # behind its first line is the page's stack
+        print(f"benchmarks.media: {error.message.splitlines()[0]}", file=sys.stderr)
         return 1
     table = markdown(streams, starts, all_)
     notes = "\n".join(f"- {text}" for text in remarks(streams, starts, checks))

@@ -37,8 +37,10 @@ class Result:
         latencies: for each frame that was read, milliseconds from drawing to presentation.
         cpu: processor seconds a second of the process that decodes and encodes.
         unreadable: presented frames whose code could not be read.
+        overtaken: frames that the page came too late to read, beside those that it read.
         full_size: share of the frames that came back in the size that was sent.
         others: share of the machine's processors that other programs used.
+        browser: milliseconds that a frame spent in the browser's encoder, jitter buffer and decoder.
     """
 
     fps: float
@@ -46,8 +48,10 @@ class Result:
     latencies: list[float]
     cpu: float
     unreadable: int
+    overtaken: int
     full_size: float
     others: float
+    browser: dict[str, float]
 
     @property
     def p50(self) -> float:
@@ -111,16 +115,31 @@ def stream(bench: Bench, contestant: Contestant, size: Size, seconds: float) -> 
     bench.call("close")
     seen = window["seen"]
     if not seen:
-        raise RuntimeError(f"{contestant.name}: no frame with a readable code came back at {size}")
+        raise RuntimeError(f"{contestant.name}: no frame with a code that can be read came back at {size}")
     return Result(
         fps=window["presented"] / window["seconds"],
         drawn_fps=window["drawn"] / window["seconds"],
         latencies=[frame["latency"] for frame in seen],
         cpu=cpu,
         unreadable=window["unreadable"],
+        overtaken=window["overtaken"],
         full_size=sum(frame["width"] == size.width for frame in seen) / len(seen),
         others=others,
+        browser=_parts(window["counters"]),
     )
+
+
+def _parts(counters: dict[str, float]) -> dict[str, float]:
+    """Means over the frames of a window, from the browser's own counters (W3C webrtc-stats)."""
+
+    def each(total: str, count: str) -> float:
+        return 1000 * counters.get(total, 0.0) / max(1.0, counters.get(count, 0.0))
+
+    return {
+        "encoder": each("out.totalEncodeTime", "out.framesEncoded"),
+        "jitter buffer": each("in.jitterBufferDelay", "in.jitterBufferEmittedCount"),
+        "decoder": each("in.totalDecodeTime", "in.framesDecoded"),
+    }
 
 
 def first_frame(bench: Bench, contestant: Contestant) -> dict[str, float]:

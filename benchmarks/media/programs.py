@@ -60,7 +60,7 @@ class Contestant:
     @property
     def name(self) -> str:
         """What tables and progress call it."""
-        return f"{self.kind} {self.engine}"
+        return f"rtcbridge on {self.engine}" if self.kind == "product" else f"bare {self.engine}"
 
     @property
     def target(self) -> dict[str, str]:

@@ -62,9 +62,8 @@ def _start_row(key: str, share: float, starts: Starts, contestants: Sequence[Con
 
 def markdown(streams: Mapping[Size, Rounds], starts: Starts, contestants: Sequence[Contestant]) -> str:
     """The table: ratio to the bare peer of the same engine, and in brackets the figure itself."""
-    heads = [one.engine if one.kind == "bare" else f"rtcbridge on {one.engine}" for one in contestants]
-    heads = [head if one.kind == "product" else f"bare {head}" for head, one in zip(heads, contestants, strict=True)]
-    lines = ["| " + " | ".join(["", *heads]) + " |", "|" + "---|" * (len(heads) + 1)]
+    heads = ["", *(one.name for one in contestants)]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for size, rounds in streams.items():
         for figure in FIGURES:
             cells = [f"{size}: {figure.title}", *_stream_row(figure, rounds, contestants)]
@@ -86,6 +85,8 @@ def remarks(streams: Mapping[Size, Rounds], starts: Starts, checks: Mapping[str,
     for name, check in checks.items():
         found.append(f"{name}: {_check(check)}")
     for size, rounds in streams.items():
+        found.append(f"{size}: {_browser(rounds)}")
+    for size, rounds in streams.items():
         for name, results in rounds.items():
             found += [f"{name} at {size}: {text}." for text in _doubts(results)]
     return found
@@ -103,11 +104,21 @@ def _check(check: Check) -> str:
     )
 
 
+def _browser(rounds: Rounds) -> str:
+    """What of the latency is the browser's, whatever is at the other end."""
+    parts = [result.browser for results in rounds.values() for result in results]
+    named = ", ".join(f"{part} {median(one[part] for one in parts):.1f}" for part in parts[0])
+    return f"of the latency, in the browser, in all columns, ms a frame: {named}."
+
+
 def _doubts(results: Sequence[Result]) -> list[str]:
     texts = []
     unreadable = sum(result.unreadable for result in results)
     if unreadable:
         texts.append(f"{unreadable} presented frames had no readable code")
+    overtaken = sum(result.overtaken for result in results)
+    if overtaken > 0.02 * sum(len(result.latencies) for result in results):
+        texts.append(f"the page came too late to read {overtaken} of the presented frames")
     small = min(result.full_size for result in results)
     if small < 1:
         texts.append(f"in one round only {small:.0%} of the frames had the full size")

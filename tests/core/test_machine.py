@@ -4,22 +4,23 @@ The rules are checked by what each side was sent and by an oracle that derives p
 """
 
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from core.tiny import Limits, Operation, Peer, TinyBridge
+from core.tiny import Limits, Peer, TinyBridge
 from rtcbridge.core.node import COMING, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 
 MACHINE = settings(
-    max_examples=60,
-    stateful_step_count=40,
+    max_examples=250,
+    stateful_step_count=60,
     deadline=None,
     derandomize=True,
     print_blob=True,
@@ -30,7 +31,7 @@ IN_LINE = {State.ASKED, State.PENDING, State.FULL, State.CLAIMING, State.HELD, S
 HOLDING = {State.RESERVED, State.OFFERED, State.REOFFERED, State.ANSWERED, State.LIVE, State.DETACHED}
 AWAITED = COMING | {NodeState.STOPPING, NodeState.STOPPED, NodeState.LOST}
 SPEC = SessionSpec(
-    claim_timeout=3, answer_timeout=2, connect_timeout=4, resume_grace=6, max_session=50, max_candidates=4
+    claim_timeout=3, answer_timeout=2, connect_timeout=4, resume_grace=6, max_session=12, max_candidates=4
 )
 LIMITS = Limits(heartbeat=1, missed=5, message_burst=10**9, auth_timeout=10**9)
 OFFER = {"type": "offer", "sdp": "o"}
@@ -55,6 +56,14 @@ _pools = st.builds(
     failed_timeout=st.just(7.0),
 )
 _index = st.integers(0, 99)
+
+
+_HAS_MACHINE = (NodeState.BOOTING, NodeState.READY, NodeState.LOST, NodeState.DRAINING)
+_T = TypeVar("_T")
+
+
+def _pick(there: Sequence[_T], index: int) -> _T:
+    return there[index % len(there)]
 
 
 class Client:
@@ -107,7 +116,10 @@ class Bridge(RuleBasedStateMachine):
 
     # --- clients ---
 
-    @precondition(lambda self: len([one for one in self.clients if one.peer.open]) < 5)
+    def there(self) -> list[Client]:
+        return [one for one in self.clients if one.peer.open]
+
+    @precondition(lambda self: len(self.there()) < 5)
     @rule()
     def client_comes(self) -> None:
         peer = self.bridge.connect(is_node=False)
@@ -115,43 +127,45 @@ class Bridge(RuleBasedStateMachine):
         assert peer.take() == [{"type": "auth_success"}]
         self.clients.append(Client(peer))
 
-    def client(self, index: int) -> Client | None:
-        there = [one for one in self.clients if one.peer.open]
-        return there[index % len(there)] if there else None
-
+    @precondition(lambda self: self.there())
     @rule(index=_index)
     def session_start(self, index: int) -> None:
-        if client := self.client(index):
-            self.hear(client)
-            client.started, client.status = True, ""  # it is to be answered, also with what it knows
-            self.bridge.send(client.peer, {"type": "session_start"})
-            self.rest()
+        client = _pick(self.there(), index)
+        self.hear(client)
+        client.started, client.status = True, ""  # it is to be answered, also with what it knows
+        self.bridge.send(client.peer, {"type": "session_start"})
+        self.rest()
 
+    @precondition(lambda self: self.there())
     @rule(index=_index, candidates=st.integers(0, 6))
     def offer(self, index: int, candidates: int) -> None:
-        if client := self.client(index):
-            self.bridge.send(client.peer, OFFER)
-            for _ in range(candidates):
-                self.bridge.send(client.peer, CANDIDATE)
-            self.rest()
+        client = _pick(self.there(), index)
+        self.bridge.send(client.peer, OFFER)
+        for _ in range(candidates):
+            self.bridge.send(client.peer, CANDIDATE)
+        self.rest()
 
+    @precondition(lambda self: self.there())
     @rule(index=_index)
     def candidate(self, index: int) -> None:
-        if client := self.client(index):
-            self.bridge.send(client.peer, CANDIDATE)
-            self.rest()
+        self.bridge.send(_pick(self.there(), index).peer, CANDIDATE)
+        self.rest()
 
+    @precondition(lambda self: self.there())
     @rule(index=_index, goodbye=st.booleans())
     def client_goes(self, index: int, goodbye: bool) -> None:
-        if client := self.client(index):
-            self.bridge.quit(client.peer, goodbye)
-            self.rest()
+        self.bridge.quit(_pick(self.there(), index).peer, goodbye)
+        self.rest()
 
     # --- nodes ---
 
-    def node(self, index: int, linked: bool) -> Node | None:
-        there = [node for node in self.bridge.nodes.values() if (node.id in self.bridge.sockets) is linked]
-        return there[index % len(there)] if there else None
+    def made(self, *states: NodeState) -> list[Node]:
+        return [node for node in self.bridge.nodes.values() if node.managed and node.state in states]
+
+    def serving(self, late: bool = False) -> list[tuple[str, str]]:
+        """The sessions that nodes with a socket serve, or that they ever did."""
+        known = self.offered if late else self.live
+        return [(id, session) for id in self.bridge.sockets for session in sorted(known.get(id, ()))]
 
     def register(self, id: str, token: str, keep: int) -> None:
         live = self.live.setdefault(id, set())
@@ -167,29 +181,28 @@ class Bridge(RuleBasedStateMachine):
     def own_node_registers(self, which: str, keep: int) -> None:
         self.register(which, "nk", keep)
 
+    @precondition(lambda self: self.made(*NodeState))
     @rule(index=_index, keep=st.integers(0, 7))
     def made_node_registers(self, index: int, keep: int) -> None:
-        made = [node for node in self.bridge.nodes.values() if node.managed]
-        if made:
-            node = made[index % len(made)]
-            self.register(node.id, f"token-{node.id}", keep)
+        node = _pick(self.made(*NodeState), index)
+        self.register(node.id, f"token-{node.id}", keep)
 
+    @precondition(lambda self: self.bridge.sockets)
     @rule(index=_index)
     def node_drops(self, index: int) -> None:
-        if node := self.node(index, linked=True):
-            self.bridge.quit(self.bridge.sockets[node.id], goodbye=False)
-            self.rest()
+        self.bridge.quit(_pick(list(self.bridge.sockets.values()), index), goodbye=False)
+        self.rest()
 
+    @precondition(lambda self: self.serving(late=True))
     @rule(
         index=_index, late=st.booleans(), what=st.sampled_from(["answer", "candidate", "error", "connected", "closed"])
     )
     def node_speaks(self, index: int, late: bool, what: str) -> None:
-        node = self.node(index, linked=True)
-        known = self.offered if late else self.live
-        sessions = sorted(known.get(node.id, ())) if node else []
-        if node is None or not sessions:
-            return
-        session = sessions[index % len(sessions)]
+        id, session = _pick(self.serving(late) or self.serving(late=True), index)
+        self.speak(id, session, what)
+        self.rest()
+
+    def speak(self, id: str, session: str, what: str) -> None:
         message: dict[str, Any] = {"type": what, "session": session}
         if what == "answer":
             message["sdp"] = "a"
@@ -200,10 +213,19 @@ class Bridge(RuleBasedStateMachine):
         else:
             message |= {"type": "session_state", "state": what}
         if what in ("error", "closed"):
-            self.live[node.id].discard(session)
-        self.bridge.send(self.bridge.sockets[node.id], message)
+            self.live[id].discard(session)
+        self.bridge.send(self.bridge.sockets[id], message)
+
+    @precondition(lambda self: self.serving())
+    @rule(connected=st.booleans())
+    def nodes_answer(self, connected: bool) -> None:
+        for id, session in self.serving():
+            self.speak(id, session, "answer")
+            if connected:
+                self.speak(id, session, "connected")
         self.rest()
 
+    @precondition(lambda self: self.bridge.sockets)
     @rule(quiet=st.booleans())
     def nodes_beat(self, quiet: bool) -> None:
         for id, peer in self.bridge.sockets.items():
@@ -211,30 +233,43 @@ class Bridge(RuleBasedStateMachine):
             self.bridge.send(peer, {"type": "heartbeat", "connected": connected})
         self.rest()
 
+    @precondition(lambda self: any(node.state is NodeState.READY for node in self.bridge.nodes.values()))
+    @rule(index=_index)
+    def node_is_drained(self, index: int) -> None:
+        ready = [node for node in self.bridge.nodes.values() if node.state is NodeState.READY]
+        self.bridge.tell(_pick(ready, index), NodeEvent.DRAIN)
+        self.bridge.settle_if_eager()
+        self.rest()
+
     # --- the provider ---
 
-    def operation(self, index: int) -> Operation | None:
-        there = self.bridge.operations
-        return there[index % len(there)] if there else None
-
+    @precondition(lambda self: self.bridge.operations)
     @rule(index=_index, accepted=st.sampled_from([True, True, False]))
     def provider_answers(self, index: int, accepted: bool) -> None:
-        if operation := self.operation(index):
-            self.bridge.answer(operation, accepted)
-            self.rest()
+        self.bridge.answer(_pick(self.bridge.operations, index), accepted)
+        self.rest()
 
+    @precondition(lambda self: self.bridge.operations)
+    @rule()
+    def provider_obeys(self) -> None:
+        """It does all that it was asked for, and its machines come up."""
+        for operation in list(self.bridge.operations):
+            self.bridge.answer(operation, accepted=True)
+            if operation.name in ("create", "start"):
+                self.live[operation.node.id] = set()
+                self.register(operation.node.id, f"token-{operation.node.id}", 0)
+        self.rest()
+
+    @precondition(lambda self: self.made(*_HAS_MACHINE))
     @rule(index=_index, event=st.sampled_from([NodeEvent.HALTED, NodeEvent.VANISHED]))
     def machine_is_down(self, index: int, event: NodeEvent) -> None:
-        held = (NodeState.BOOTING, NodeState.READY, NodeState.LOST, NodeState.DRAINING)
-        made = [node for node in self.bridge.nodes.values() if node.managed and node.state in held]
-        if made:
-            self.bridge.tell(made[index % len(made)], event)
-            self.bridge.settle_if_eager()
-            self.rest()
+        self.bridge.tell(_pick(self.made(*_HAS_MACHINE), index), event)
+        self.bridge.settle_if_eager()
+        self.rest()
 
     # --- time ---
 
-    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 3.0, 5.0, 8.0]), beating=st.booleans())
+    @rule(seconds=st.sampled_from([1.0, 2.0, 3.0, 5.0, 8.0]), beating=st.sampled_from([True, True, False]))
     def time_passes(self, seconds: float, beating: bool) -> None:
         for _ in range(int(seconds * 2)):
             if beating:
@@ -377,6 +412,7 @@ class Bridge(RuleBasedStateMachine):
         """When everybody falls silent, every state that is not meant to last ends."""
         if not getattr(self, "bridge", None):
             return
+        self.settle()
         self.bridge.advance(500)
         self.settle()
         states = {session.state for session, *_ in self.bridge.sessions.values()}
@@ -391,15 +427,11 @@ class Bridge(RuleBasedStateMachine):
     def provide(self) -> None:
         """A provider that obeys brings the pool to what it should be, and nothing goes on by itself."""
         bridge, spec = self.bridge, self.pool.spec
-        for _ in range(300):
-            for operation in list(bridge.operations):
-                bridge.answer(operation, accepted=True)
-                if operation.name in ("create", "start"):
-                    self.live[operation.node.id] = set()
-                    self.register(operation.node.id, f"token-{operation.node.id}", 0)
+        for _ in range(50):
+            self.provider_obeys()
             for peer in bridge.sockets.values():
                 bridge.send(peer, {"type": "heartbeat"})
-            bridge.advance(1)
+            bridge.advance(3)
             self.settle()
         ready = sum(node.capacity for node in self.pool.nodes.values() if node.state is NodeState.READY)
         allowed = spec.slots * spec.max_nodes if spec.elastic else 0

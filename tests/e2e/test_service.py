@@ -1,5 +1,6 @@
 """The bridge as a service: keys, a line, nodes and bridges that die, and a user's own model. The engine is aiortc."""
 
+import asyncio
 import json
 import os
 import re
@@ -18,9 +19,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 CLOSE = 6.0  # of 255
 CONFIG = """
-[nodes]
-heartbeat = 0.5
-
 [[pools]]
 name = "default"
 provider = "local"
@@ -60,8 +58,6 @@ class Service(Home):
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    import asyncio
-
     place = Service(tmp_path_factory.mktemp("service"), CONFIG)
     try:
         place.key = place.client_key()
@@ -148,6 +144,7 @@ def test_the_bridge_is_killed_and_the_video_goes_on(service: Service, open_page:
     assert (node.id, node.state) == (session.node, "ready")
     assert nodes.keys() == {node.id}
     assert registered["epoch"] == nodes[node.id].epoch + 1
+    assert json.loads(node.labels)["engine"] == "aiortc"
     assert service.node_process() == process
     assert [row.id for row in service.sessions() if row.ended is None] == [session.id]
     assert (page.states()[-1], page.peers()) == ("live", 1)
@@ -175,6 +172,6 @@ def test_a_users_own_model(service: Service, open_page: OpenPage, tmp_path: Path
         assert seen.difference(lambda frames: 255 - frames) < CLOSE
         assert seen.difference() > 25
         assert node.end() == 0
-        page.says("The node was lost.")
+        page.says("The node ended the session.")
     finally:
         node.dispose()

@@ -24,6 +24,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     program = Program(*RTCBRIDGE, "demo", "--port", "0", env=environment(XDG_STATE_HOME=str(state)))
     try:
         yield program.line(r"On this machine: +(\S+)/$")[1]
+        (log,) = state.glob("rtcbridge/demos/*/nodes/default/*/node.log")
+        assert '"engine": "wrtc"' in log.read_text()
         assert program.end() == 0
     finally:
         program.dispose()
@@ -93,7 +95,7 @@ def test_the_camera(demo: str, open_page: OpenPage) -> None:
     page.advance(15)
     seen = page.watch(1.5)
     assert seen.source.motion > 0.3
-    assert seen.difference() < CLOSE
+    assert seen.difference() < 2 * CLOSE  # the fake camera's green is beyond what a video can show
 
 
 def test_a_file_takes_the_place_of_the_camera(demo: str, open_page: OpenPage) -> None:

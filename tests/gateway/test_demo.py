@@ -121,6 +121,11 @@ def test_a_taken_port_is_one_line_and_status_1(demos: Demos) -> None:
         (["--port", "99999"], "rtcbridge demo: --port expects a number from 0 to 65535, got '99999'"),
         (["--port", "many"], "rtcbridge demo: --port expects a number from 0 to 65535, got 'many'"),
         (["--prot", "1"], "rtcbridge: unrecognized arguments: --prot 1"),
+        (
+            ["--model", "pasthrough"],
+            "rtcbridge demo: --model expects file.py:function, or one of passthrough, ",
+        ),
+        (["--model", "missing.py:f"], "rtcbridge demo: --model: there is no file missing.py"),
         (["--log-level", "loud"], "rtcbridge demo: --log-level: invalid choice: 'loud' (choose from "),
     ],
 )
@@ -129,6 +134,13 @@ def test_a_bad_command_line_is_one_line_and_status_2(demos: Demos, words: list[s
     assert demo.wait() == 2
     assert len(demo.lines) == 1
     assert demo.lines[0].startswith(line)
+
+
+def test_a_model_that_cannot_be_loaded_is_told(demos: Demos, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import no_such_module\n")
+    demo = demos.run("--port", "0", "--model", f"{tmp_path}/app.py:f")
+    demo.line("warning.*state=failed")
+    assert demo.end() == 0
 
 
 def test_an_address_that_is_not_ours_is_one_line(demos: Demos) -> None:

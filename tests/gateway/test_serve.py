@@ -148,6 +148,12 @@ def test_a_bad_configuration_is_one_line_and_status_2(
         assert not place.store.exists()
 
 
+def test_a_bad_command_line_is_one_line_and_status_2(place: Home) -> None:
+    program = place.run("serve", "--port", "8080")
+    assert program.wait() == 2
+    assert program.lines == ["rtcbridge: unrecognized arguments: --port 8080"]
+
+
 def test_a_missing_configuration_is_one_line_and_status_2(tmp_path: Path) -> None:
     with home(tmp_path, "") as place:
         place.file.unlink()

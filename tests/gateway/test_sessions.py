@@ -136,6 +136,26 @@ async def test_a_clients_key_registers_no_node(tmp_path: Path) -> None:
             await FakeNode(bridge.url, bridge.client_key).connect()
 
 
+async def test_a_restarted_bridge_awaits_a_node_that_dials_late(tmp_path: Path) -> None:
+    # The agent pauses up to five seconds between dials; the bridge allows for that, however fast the heartbeats.
+    fast = Nodes(heartbeat=BEAT, missed=2)
+    async with running(tmp_path, nodes=fast) as bridge:
+        node, client = bridge.node(), bridge.client()
+        await node.connect()
+        await client.connect()
+        await client.start_session()
+    await client.close()
+    await node.close()
+    async with running(tmp_path, nodes=fast) as bridge:
+        await asyncio.sleep(5 * BEAT)  # longer than a silent node is awaited
+        node.url = f"{bridge.url}/node"
+        async with node, bridge.client() as other:
+            await other.send("session_start")
+            await other.expect("node_status", status="full")
+            assert len(node.sessions) == 1
+            assert node.inbox[1:] == []  # the offer, and no session_end
+
+
 # --- time ---
 
 

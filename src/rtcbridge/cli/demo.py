@@ -49,6 +49,7 @@ def _demo(args: argparse.Namespace) -> int:
     from rtcbridge.drivers.providers import sweep
     from rtcbridge.ports import ProviderError
 
+    _check_model(args.model)
     configure_logs(args.log_level, "console")
     _clear_killed(_states())
     with _own_state(_states()) as state:
@@ -74,6 +75,17 @@ def _demo(args: argparse.Namespace) -> int:
         run_bridge(settings, credential=credential, ready=ready, after=end_nodes, until=until)
         print("Stopped; nothing is left running.", flush=True)
     return 0
+
+
+def _check_model(model: str) -> None:
+    """Find a mistyped model now, and not in a node's log. Raises UsageError."""
+    from rtcbridge.node.models import BUILT_IN
+
+    place, colon, _ = model.rpartition(":")
+    if not colon and model not in BUILT_IN:
+        raise UsageError(f"--model expects file.py:function, or one of {', '.join(BUILT_IN)}, got {model!r}")
+    if place.endswith(".py") and not Path(place).is_file():
+        raise UsageError(f"--model: there is no file {place}")
 
 
 def _config(args: argparse.Namespace, state: Path) -> config.Config:

@@ -33,6 +33,9 @@ class Line:
         self._untold: dict[str, None] = {}
         self.excluding: dict[str, Waiter] = {}  # those that may not have every node
 
+    def __bool__(self) -> bool:
+        return bool(self._beyond or self._within)
+
     def __len__(self) -> int:
         return len(self._within) + len(self._beyond)
 

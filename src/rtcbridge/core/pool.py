@@ -132,14 +132,18 @@ class Pool:
         To be called again after its verdicts were followed, until it returns nothing: those who lost their slot
         come first, since they rejoin the line before it moves.
         """
-        verdicts, self._verdicts = list(self._verdicts.items()), {}
-        if verdicts:
+        verdicts: list[Verdict] = []
+        if self._verdicts:
+            verdicts += self._verdicts.items()
+            self._verdicts.clear()
             return verdicts
-        self._assign(verdicts)
-        self._refuse(verdicts)
-        for session, waiter, status in self.line.divide(self.supply()):
-            if not waiter.exclude:
-                self._tell(session, waiter, status, verdicts)
+        if self.line:
+            self._assign(verdicts)
+        if self.line:
+            self._refuse(verdicts)
+            for session, waiter, status in self.line.divide(self.supply()):
+                if not waiter.exclude:
+                    self._tell(session, waiter, status, verdicts)
         self._cause = None
         return verdicts
 

@@ -38,6 +38,7 @@ from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
 
 log = structlog.get_logger(__name__)
 
+_REDIAL = 8.0  # seconds after a restart in which nodes dial in again; the agent pauses up to 5 between two tries
 _POLL_KEYS = 0.2  # seconds between looks for keys that another process revoked
 
 
@@ -103,6 +104,7 @@ class Bridge:
         self.sessions: dict[str, Entry] = {}
         self.clients: set[Client] = set()
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
+        self._pool_of: dict[str, Pool] = {}  # by project
         self._unsettled: dict[str, Pool] = {}
         self._settling = False
         self._closed = False
@@ -116,7 +118,9 @@ class Bridge:
             if (pool := self.pools.get(row.pool)) is None:
                 log.warning("node of a pool that is no longer configured is left alone", node=row.id, pool=row.pool)
                 continue
-            self.add_node(pool, restored_node(row, pool.spec, now, self.wall()))
+            node = restored_node(row, pool.spec, now, self.wall())
+            node.heard = now + max(0.0, _REDIAL - self.silence)
+            self.add_node(pool, node)
         for open_session in self.ledger.open_sessions():
             self._adopt(open_session, now)
         log.info("restored", nodes=len(self.nodes), sessions=len(self.sessions))
@@ -129,6 +133,8 @@ class Bridge:
             return
         pool = self.pools[row.pool]
         session = Session.adopted(row.id, row.node, self.session_spec, now)
+        if self.session_spec.max_session:
+            session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
         entry = self.sessions[row.id] = Entry(session, pool, row.project, None)
         entry.begun = entry.delivered = True
         pool.adopt(row.id, row.node)
@@ -151,7 +157,10 @@ class Bridge:
 
     def pool_of(self, identity: Identity) -> Pool:
         """The pool that a client's sessions go to: its project's own, else the shared default."""
-        return self.pools[self.config.pool_for(identity.project)]
+        pool = self._pool_of.get(identity.project)
+        if pool is None:
+            pool = self._pool_of[identity.project] = self.pools[self.config.pool_for(identity.project)]
+        return pool
 
     def client_event(self, client: Client, project: str, pool: Pool, event: Event) -> None:
         """Take a message of an authenticated client, or the end of its socket. Raises ProtocolError."""

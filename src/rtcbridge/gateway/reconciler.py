@@ -144,7 +144,8 @@ class Reconciler:
     def _follow(self, pool: Pool, node: Node) -> None:
         """A node has changed its state: log it, note it for the store, and let its link know."""
         link = self._bridge.links.get(node.id)
-        log.info("node", node=node.id, state=node.state.value, **({"reason": node.reason} if node.reason else {}))
+        say = log.warning if node.state is NodeState.FAILED else log.info
+        say("node", node=node.id, state=node.state.value, **({"reason": node.reason} if node.reason else {}))
         self._dirty[pool.spec.name][node.id] = node
         if link is not None:
             if node.state is NodeState.DRAINING:

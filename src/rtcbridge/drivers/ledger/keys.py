@@ -128,9 +128,11 @@ class SqliteKeys:
             with self._database.engine.begin() as connection:
                 version = int(connection.scalar(_VERSION) or 0) + 1
                 connection.execute(meta.update().where(meta.c.name == "keys_version").values(value=str(version)))
-                return connection.execute(statement.values(changed=version)).rowcount
+                count = connection.execute(statement.values(changed=version)).rowcount
         except sa.exc.DBAPIError as error:
             raise LedgerError(f"store {self._database.path}: {error.orig}") from None
+        self._looked = 0.0
+        return count
 
     def _digest(self, credential: str) -> bytes:
         data = credential.encode("utf-8", "replace")
