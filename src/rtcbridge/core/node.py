@@ -110,19 +110,24 @@ _RETRY = (1.0, 60.0)  # seconds before a refused operation is tried again: the f
 _DOUBLINGS = 6  # of the first, after which the most is reached
 
 
+DEADLINES: Mapping[NodeState, str] = {  # the setting of PoolSpec that bounds a state
+    _S.PROVISIONING: "provision_timeout",
+    _S.STARTING: "start_timeout",
+    _S.BOOTING: "boot_timeout",
+    _S.LOST: "lost_timeout",
+    _S.DRAINING: "drain_timeout",
+    _S.STOPPING: "stop_timeout",
+    _S.STOPPED: "stopped_timeout",
+    _S.FAILED: "failed_timeout",
+    _S.TERMINATING: "destroy_timeout",
+}
+
+
 def duration(state: NodeState, spec: PoolSpec) -> float:
     """Return after how many seconds a state ends by itself; infinity for those that do not."""
-    return {
-        _S.PROVISIONING: spec.provision_timeout,
-        _S.STARTING: spec.start_timeout,
-        _S.BOOTING: spec.boot_timeout,
-        _S.LOST: spec.lost_timeout,
-        _S.DRAINING: spec.drain_timeout,
-        _S.STOPPING: spec.stop_timeout,
-        _S.STOPPED: spec.stopped_timeout or inf,
-        _S.FAILED: spec.failed_timeout,
-        _S.TERMINATING: spec.destroy_timeout,
-    }.get(state, inf)
+    setting = DEADLINES.get(state)
+    seconds: float = getattr(spec, setting) if setting else inf
+    return seconds or inf if state is NodeState.STOPPED else seconds
 
 
 class Node:

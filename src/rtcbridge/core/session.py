@@ -1,6 +1,6 @@
 """One client's claim on one slot: every step it may take, as a table, and what each asks to be done."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import Enum
 from math import inf
 from typing import TypeAlias
@@ -119,12 +119,12 @@ TRANSITIONS: Table = {
 _BEFORE_OFFER = frozenset(State[name] for name in _UNSERVED.split())
 _UNANSWERED = frozenset((_S.OFFERED, _S.REOFFERED))
 _RELAYING = frozenset((_S.ANSWERED, _S.LIVE))
-_TIMES: Mapping[State, Callable[[SessionSpec], float]] = {
-    _S.RESERVED: lambda spec: spec.claim_timeout,
-    _S.OFFERED: lambda spec: spec.answer_timeout,
-    _S.REOFFERED: lambda spec: spec.answer_timeout,
-    _S.ANSWERED: lambda spec: spec.connect_timeout,
-    _S.DETACHED: lambda spec: spec.resume_grace,
+DEADLINES: Mapping[State, str] = {  # the setting of SessionSpec that bounds a state
+    _S.RESERVED: "claim_timeout",
+    _S.OFFERED: "answer_timeout",
+    _S.REOFFERED: "answer_timeout",
+    _S.ANSWERED: "connect_timeout",
+    _S.DETACHED: "resume_grace",
 }
 _END_OF_STATE = {_S.REOFFERED: Error.NO_ANSWER, _S.ANSWERED: Error.NO_MEDIA}
 
@@ -192,8 +192,8 @@ class Session:
             raise ProtocolError(f"{type(event).__name__} is not allowed now ({before.value}).") from None
         self.state = state
         if state is not before:
-            time = _TIMES.get(state)
-            self._state_deadline = now + time(self._spec) if time else inf
+            setting = DEADLINES.get(state)
+            self._state_deadline = now + getattr(self._spec, setting) if setting else inf
         match event:
             case Candidate():
                 return self._take_candidate(event)

@@ -282,8 +282,9 @@ class Bridge:
             entry.timer.cancel()
             entry.timer = None
         if entry.timer is None and due < inf and not ended:
-            entry.due = due
-            entry.timer = self.wheel.call_later(max(0.0, due - now), self._due, entry)
+            # Not later than an answer would be due: then most sessions set one timer in their life.
+            entry.due = min(due, now + self.session_spec.answer_timeout)
+            entry.timer = self.wheel.call_later(max(0.0, entry.due - now), self._due, entry)
 
     def _due(self, entry: Entry) -> None:
         entry.timer = None

@@ -6,7 +6,6 @@ from rtcbridge.core.events import Closed, Dropped
 from rtcbridge.core.messages import Credential
 from rtcbridge.core.pool import Pool
 from rtcbridge.gateway.bridge import Bridge, Client, Entry
-from rtcbridge.gateway.timers import Timer
 from rtcbridge.gateway.websocket import End, Limits
 
 MAX_BAD = 10  # bad messages in a row
@@ -23,23 +22,25 @@ class ClientSocket(Client):
         limits: Bounds of the socket.
     """
 
-    __slots__ = ("_bad", "_bridge", "_deadline", "_pool", "_project")
+    __slots__ = ("_bad", "_bridge", "_pool", "_project")
 
     def __init__(self, bridge: Bridge, limits: Limits) -> None:
         super().__init__(limits)
         self._bridge = bridge
         self._pool: Pool | None = None  # set when the credential has been accepted
         self._project = ""
-        self._deadline: Timer | None = None
         self._bad = 0
         self.key = ""
         self.entry: Entry | None = None
 
     def opened(self) -> None:
         """Wait for the credential, but not for ever."""
-        self._deadline = self._bridge.wheel.call_later(
-            self._bridge.config.sessions.auth_timeout, self.close, CloseCode.POLICY, ""
-        )
+        self.expect(self._bridge.config.sessions.auth_timeout)
+
+    def overdue(self) -> None:
+        """Nothing came, or nothing valid."""
+        if self._pool is None:
+            self.close(CloseCode.POLICY, "")
 
     def received(self, data: bytes) -> None:
         """Take one message."""
@@ -73,9 +74,6 @@ class ClientSocket(Client):
 
     def ended(self, end: End) -> None:
         """Tell the session how the socket went."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         self._bridge.clients.discard(self)
         entry, self.entry = self.entry, None
         if entry is None or entry.session.id not in self._bridge.sessions:
@@ -93,9 +91,6 @@ class ClientSocket(Client):
         if identity is None or identity.is_node:
             self.close(CloseCode.POLICY, "")
             return
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         self.key, self._project = identity.key, identity.project
         self._pool = self._bridge.pool_of(identity)
         self._bridge.clients.add(self)

@@ -22,7 +22,6 @@ from rtcbridge.core.session import State
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import MAX_BAD
 from rtcbridge.gateway.links import Link, Socket
-from rtcbridge.gateway.timers import Timer
 from rtcbridge.gateway.websocket import End, Limits
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class NodeSocket(Socket):
         limits: Bounds of the socket.
     """
 
-    __slots__ = ("_bad", "_bridge", "_deadline", "_link", "_node", "_pool", "_reconciler")
+    __slots__ = ("_bad", "_bridge", "_link", "_node", "_pool", "_reconciler")
 
     def __init__(self, bridge: Bridge, reconciler: "Reconciler", limits: Limits) -> None:
         super().__init__(limits)
@@ -48,7 +47,6 @@ class NodeSocket(Socket):
         self._reconciler = reconciler
         self._node: Node | None = None  # set when it is registered, as its link is
         self._pool: Pool | None = None
-        self._deadline: Timer | None = None
         self._bad = 0
         self.key = ""
 
@@ -56,9 +54,12 @@ class NodeSocket(Socket):
 
     def opened(self) -> None:
         """Wait for REGISTER, but not for ever."""
-        self._deadline = self._bridge.wheel.call_later(
-            self._bridge.config.sessions.auth_timeout, self.close, CloseCode.POLICY, ""
-        )
+        self.expect(self._bridge.config.sessions.auth_timeout)
+
+    def overdue(self) -> None:
+        """Nothing came, or nothing valid."""
+        if self._node is None:
+            self.close(CloseCode.POLICY, "")
 
     def fault(self, code: int) -> int:
         """Before registration, nothing tells one failure from another."""
@@ -96,9 +97,6 @@ class NodeSocket(Socket):
 
     def ended(self, end: End) -> None:
         """The socket has gone; the node gets no new session until it is back."""
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         node, pool = self._node, self._pool
         if node is None or pool is None:
             return
@@ -123,9 +121,6 @@ class NodeSocket(Socket):
             log.warning("node refused", node=asked.node, pool=asked.pool)
             self.close(CloseCode.POLICY, "")
             return
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
         self._pool, self._node = accepted
         self._take_over(self._pool, self._node, asked)
 

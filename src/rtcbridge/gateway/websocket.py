@@ -76,6 +76,13 @@ class WebSocket(asyncio.Protocol):
     def opened(self) -> None:
         """The handshake is done; `send` may be called from here on."""
 
+    def expect(self, seconds: float) -> None:
+        """To be called in `opened`: have `overdue` called in so many seconds. Pings begin only then."""
+        self._timer = self._group.wheel.call_later(seconds, self._expected)
+
+    def overdue(self) -> None:
+        """The time that `expect` set has passed: close, if what was expected has not come."""
+
     def received(self, data: bytes) -> None:
         """A text message has arrived, whole; it is valid UTF-8."""
 
@@ -109,11 +116,12 @@ class WebSocket(asyncio.Protocol):
         transport.set_protocol(self)
         if first:
             self._put(first)
-        self._timer = group.wheel.call_later(group.first_ping(self.limits.ping_interval), self._ping)
         try:
             self.opened()
         except Exception:
             self._failed_hook("opened")
+        if self._timer is None and self._transport is not None:
+            self._begin_pings()
 
     # Sending ------------------------------------------------------------------------------------------------
 
@@ -230,6 +238,16 @@ class WebSocket(asyncio.Protocol):
             self._tell_end(End(1006, "lost", "" if exc is None else str(exc)))
 
     # Time ---------------------------------------------------------------------------------------------------
+
+    def _expected(self) -> None:
+        self._timer = None
+        self.overdue()
+        if self._transport is not None:
+            self._begin_pings()
+
+    def _begin_pings(self) -> None:
+        group = self._group
+        self._timer = group.wheel.call_later(group.first_ping(self.limits.ping_interval), self._ping)
 
     def _ping(self) -> None:
         assembly = self._assembly
