@@ -71,6 +71,7 @@ class Peer:
     gone: bool = False
     bad: int = 0
     spent_at: float = 0.0
+    key: str = ""
     project: str | None = None  # of a client whose credential was accepted
     session: Session | None = None
     node: Node | None = None
@@ -199,13 +200,21 @@ class TinyBridge:
             if peer.is_node:
                 self._register(peer, messages.decode_register(data))
             else:
-                peer.project = self.projects.get(messages.decode_credential(data))
+                peer.key = messages.decode_credential(data)
+                peer.project = self.projects.get(peer.key)
                 if peer.project is not None:
                     peer.got.append(messages.AUTH_SUCCESS)
         except ProtocolError:
             pass
         if (peer.node if peer.is_node else peer.project) is None:
             self.close(peer, 1008)
+
+    def revoke(self, key: str) -> None:
+        """A client's key is valid no longer."""
+        del self.projects[key]
+        for peer in self.peers:
+            if peer.project is not None and peer.key == key:
+                self.close(peer, 1008)
 
     # --- nodes ---
 

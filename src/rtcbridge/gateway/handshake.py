@@ -6,10 +6,13 @@ import base64
 import binascii
 import hashlib
 import http
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from starlette.datastructures import Headers
+
+from .proxies import Origin
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -30,9 +33,7 @@ class Request:
         path: Percent-decoded, without the query.
         query: As sent, without the question mark.
         headers: Names in any case; `getlist` gives repeated ones.
-        client: Address and port of the client; behind a trusted proxy, as that proxy tells them.
-        scheme: "http" or "https".
-        proxied: Whether a proxy seems to stand between, trusted or not.
+        whence: Finds out where it came from: to be asked only by those who want to know, for it takes time.
         subprotocols: What the client offers, in its order of preference.
         subprotocol: To be set by the route to one of them, or left None.
     """
@@ -42,11 +43,24 @@ class Request:
     path: str
     query: str
     headers: Headers
-    client: tuple[str, int]
-    scheme: str
-    proxied: bool
+    whence: Callable[[], Origin]
     subprotocols: tuple[str, ...] = ()
     subprotocol: str | None = None
+
+    @property
+    def client(self) -> tuple[str, int]:
+        """Address and port of the client; behind a trusted proxy, as that proxy tells them."""
+        return self.whence().client
+
+    @property
+    def scheme(self) -> str:
+        """ "http" or "https"."""
+        return self.whence().scheme
+
+    @property
+    def proxied(self) -> bool:
+        """Whether a proxy seems to stand between, trusted or not."""
+        return self.whence().proxied
 
     @property
     def origin(self) -> str | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Final
 from urllib.parse import unquote
 
@@ -16,7 +17,7 @@ from starlette.types import ASGIApp
 from .drain import Drain
 from .handshake import Refused, Request, accept_response, check_upgrade
 from .http_adapter import DRAIN_TIMEOUT, MAX_HEAD, HttpConnection, HttpService
-from .proxies import TrustedProxies
+from .proxies import Origin, TrustedProxies
 from .timers import Timer
 from .websocket import SocketGroup, WebSocket
 
@@ -160,6 +161,12 @@ class Listener:
             await self.group.wait_empty()
 
 
+def _whence(proxies: TrustedProxies, transport: asyncio.Transport, headers: Headers) -> Origin:
+    peer = transport.get_extra_info("peername") or ("", 0)
+    scheme = "https" if transport.get_extra_info("sslcontext") else "http"
+    return proxies.origin((peer[0], peer[1]), scheme, headers)
+
+
 class _Accept(asyncio.Protocol):
     """Reads the head of a request that finds its connection idle, and hands the connection on."""
 
@@ -244,19 +251,14 @@ class _Accept(asyncio.Protocol):
             self._refuse(refusal)
 
     def _request(self, parser: httptools.HttpRequestParser, path: str, query: bytes) -> Request:
-        peer = self._transport.get_extra_info("peername") or ("", 0)
-        scheme = "https" if self._transport.get_extra_info("sslcontext") else "http"
         headers = Headers(raw=self._headers)
-        origin = self._listener.proxies.origin((peer[0], peer[1]), scheme, headers)
         return Request(
             method=parser.get_method().decode("latin-1"),
             version=parser.get_http_version(),
             path=path,
             query=query.decode("latin-1"),
             headers=headers,
-            client=origin.client,
-            scheme=origin.scheme,
-            proxied=origin.proxied,
+            whence=partial(_whence, self._listener.proxies, self._transport, headers),
         )
 
     def _to_websocket(self, route: Route, request: Request, rest: bytes) -> None:

@@ -20,7 +20,7 @@ from rtcbridge.ports import Identity, KeyRow, LedgerError
 PROJECT = re.compile(r"[A-Z0-9]{6}\Z")
 _BASE62 = string.digits + string.ascii_letters
 _SECRET_LENGTH = 24  # 62**24 is 142 bits
-FRESH = 0.02  # seconds that a revocation by another process may take to be seen at a look-up
+FRESH = 0.05  # seconds that a revocation by another process may take to be seen at a look-up
 _LONGEST = 256  # characters of a credential; no key is nearly so long
 logger = logging.getLogger(__name__)
 _VERSION = sa.select(meta.c.value).where(meta.c.name == "keys_version")

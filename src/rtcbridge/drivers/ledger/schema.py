@@ -51,6 +51,7 @@ sessions = sa.Table(
     sa.Column("started", sa.Float, nullable=False, index=True),
     sa.Column("ended", sa.Float),
     sa.Column("reason", sa.String, nullable=False),
+    sqlite_with_rowid=False,  # ids begin with the time: the table grows at its end
 )
 # Few sessions of all that ever were are open: a start of the bridge must not read the whole ledger.
 sa.Index("ix_sessions_open", sessions.c.id, sqlite_where=sessions.c.ended.is_(None))

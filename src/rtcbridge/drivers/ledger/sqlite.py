@@ -44,21 +44,28 @@ class _Statement:
             connection.exec_driver_sql(self._sql, rows)
 
 
-def _upsert(table: sa.Table, columns: Iterable[str]) -> _Statement:
-    """Insert rows of a table, and let those that are there already have these new columns."""
+def _upsert(table: sa.Table, columns: Iterable[str], first: Iterable[str] = ()) -> _Statement:
+    """Insert rows of a table; let those that are there have these new columns, and `first` where they had none."""
     new = sqlite.insert(table)
-    moved = {name: new.excluded[name] for name in columns}
-    return _Statement(new.on_conflict_do_update(index_elements=["id"], set_=moved))
+    moved: dict[str, Any] = {name: new.excluded[name] for name in columns}
+    empty = sa.literal_column("''")
+    kept = {name: sa.func.coalesce(sa.func.nullif(table.c[name], empty), new.excluded[name]) for name in first}
+    return _Statement(new.on_conflict_do_update(index_elements=["id"], set_=moved | kept))
 
 
 SAVE_NODE = _upsert(nodes, [column.name for column in nodes.c if column.name != "id"])
 DELETE_NODE = _Statement(nodes.delete().where(nodes.c.id == sa.bindparam("node")))
-START_SESSION = _upsert(sessions, ["pool", "node"])
+START_SESSION = _upsert(sessions, ["pool", "node"], first=["ended", "reason"])
 END_SESSION = _Statement(
     sessions.update()
     .where(sessions.c.id == sa.bindparam("session"), sessions.c.ended.is_(None))
     .values(ended=sa.bindparam("at"), reason=sa.bindparam("why"))
 )
+
+
+def _row(row: SessionRow, end: tuple[float | None, str]) -> tuple[Any, ...]:
+    """The values of a start, with the end if it came in the same batch."""
+    return (row.id, row.pool, row.node, row.project, row.started, *end)
 
 
 class _Batch:
@@ -81,8 +88,10 @@ class _Batch:
     def write(self, connection: sa.Connection) -> None:
         SAVE_NODE.run(connection, [msgspec.structs.astuple(row) for row in self.nodes.values() if row])
         DELETE_NODE.run(connection, [(node,) for node, row in self.nodes.items() if not row])
-        START_SESSION.run(connection, [msgspec.structs.astuple(row) for row in self.starts.values()])
-        END_SESSION.run(connection, [(at, why, session) for session, (at, why) in self.ends.items()])
+        ends = dict(self.ends)
+        starts = [_row(row, ends.pop(row.id, (None, ""))) for row in self.starts.values()]
+        START_SESSION.run(connection, starts)
+        END_SESSION.run(connection, [(at, why, session) for session, (at, why) in ends.items()])
 
 
 class LedgerReader:

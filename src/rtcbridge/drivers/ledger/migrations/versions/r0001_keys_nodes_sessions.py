@@ -49,6 +49,7 @@ def upgrade() -> None:
         sa.Column("started", sa.Float, nullable=False),
         sa.Column("ended", sa.Float),
         sa.Column("reason", sa.String, nullable=False),
+        sqlite_with_rowid=False,
     )
     op.create_index("ix_sessions_started", "sessions", ["started"])
     op.create_index("ix_sessions_open", "sessions", ["id"], sqlite_where=sa.text("ended IS NULL"))
