@@ -94,6 +94,7 @@ class Operation:
     pool: Pool
     node: Node
     name: str
+    seen: bool = False
 
 
 class TinyBridge:

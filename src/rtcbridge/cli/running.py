@@ -17,6 +17,8 @@ from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
 
+# A session makes some dozens of objects that die with it, without any cycle: to look at them often finds nothing.
+_GC_THRESHOLDS = (20_000, 20, 20)
 SERVE_UNTIL = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -81,6 +83,7 @@ async def _serve(
         # What lives from here to the end need not be looked at again by the garbage collector.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
         ready(server)
         await stopping.wait()
         for number in until:

@@ -163,7 +163,10 @@ class Pool:
 
     def _choose(self, exclude: str) -> Node | None:
         """The fullest node with a free slot: whole nodes stay empty and can be stopped. Ties: the id."""
-        return next((self.nodes[id] for _, id in self._tally.open[:2] if id != exclude), None)
+        for _, id in self._tally.open[:2]:
+            if id != exclude:
+                return self.nodes[id]
+        return None
 
     def _refuse(self, verdicts: list[Verdict]) -> None:
         """Tell those that may not have every node where they stand."""

@@ -21,6 +21,9 @@ class _Share(NamedTuple):
     idle: tuple[float, str] | None = None
 
 
+_NOTHING = _Share()
+
+
 def share(node: Node) -> _Share:
     """Return what this node adds now."""
     state, used = node.state, len(node.sessions)
@@ -56,7 +59,7 @@ class Tally:
 
     def share(self, node: str) -> _Share:
         """Return what this node adds; nothing if there is no such node."""
-        return self._shares.get(node, _Share())
+        return self._shares.get(node, _NOTHING)
 
     def note(self, node: Node) -> None:
         """Take in how a node stands now."""
@@ -85,21 +88,22 @@ class Tally:
 
     def forget(self, node: str) -> None:
         """Take out a node that is gone."""
-        self._replace(node, _Share())
+        self._replace(node, _NOTHING)
         for nodes in (self.stopped, self.emptied, self.acting, self._nodes):
             nodes.pop(node, None)
         for facts in (self._shares, self._alarm, self._stamps):
             facts.pop(node, None)
 
     def _replace(self, id: str, new: _Share) -> None:
-        old = self.share(id)
+        old = self._shares.get(id, _NOTHING)
         if new == old:
             return
         self._shares[id] = new
-        self.supply += new.supply - old.supply
-        self.capacity += new.capacity - old.capacity
         self.sessions += new.sessions - old.sessions
-        self.stopping += new.stopping - old.stopping
+        if new.capacity != old.capacity or new.supply != old.supply or new.stopping != old.stopping:
+            self.supply += new.supply - old.supply
+            self.capacity += new.capacity - old.capacity
+            self.stopping += new.stopping - old.stopping
         if new.open != old.open:
             if old.open:
                 del self.open[bisect_left(self.open, old.open)]

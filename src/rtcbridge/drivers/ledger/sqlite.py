@@ -48,7 +48,7 @@ def _upsert(table: sa.Table, columns: Iterable[str], first: Iterable[str] = ()) 
     """Insert rows of a table; let those that are there have these new columns, and `first` where they had none."""
     new = sqlite.insert(table)
     moved: dict[str, Any] = {name: new.excluded[name] for name in columns}
-    empty = sa.literal_column("''")
+    empty: sa.ColumnElement[str] = sa.literal_column("''")
     kept = {name: sa.func.coalesce(sa.func.nullif(table.c[name], empty), new.excluded[name]) for name in first}
     return _Statement(new.on_conflict_do_update(index_elements=["id"], set_=moved | kept))
 

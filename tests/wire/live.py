@@ -1,0 +1,271 @@
+"""A bridge in a process of its own as the world of vectors, over real WebSockets."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from rtcbridge.drivers.ledger import Database, SqliteKeys
+from wire.replay import Ended, Frame, Operation
+from wire.sockets import PATIENCE, Wire
+from wire.vectors import Limits, Vector
+
+_SCRIPT = Path(__file__).with_name("provider_script.py")
+_NO_OPERATION = 0.3  # seconds without one that count as none
+
+
+class Bridge:
+    """`rtcbridge serve` with one pool and one project a vector."""
+
+    def __init__(self, folder: Path, vectors: Sequence[Vector], limits: Limits) -> None:
+        self.folder = folder
+        self.config = folder / "rtcbridge.toml"
+        self.config.write_text(_config(folder, vectors, limits))
+        self.worlds = [Live(self, vector, number) for number, vector in enumerate(vectors)]
+        self.operations: dict[str, asyncio.Queue[Operation]] = defaultdict(asyncio.Queue)
+        self.url = ""
+        self.log: list[str] = []
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._commands: set[asyncio.StreamWriter] = set()
+
+    def make_keys(self) -> None:
+        """Make the keys of all vectors, straight in the store: a process for each would take a second."""
+        with Database(self.folder / "bridge.db") as database:
+            keys = SqliteKeys(database)
+            for world in self.worlds:
+                world.values = {
+                    "client_key": keys.create_client_key(world.project),
+                    "node_key": keys.create_node_key(world.pool),
+                    "revoked_key": keys.create_client_key(world.project),
+                    "pool": world.pool,
+                }
+                keys.revoke_key(keys.keys()[-1].id)
+            keys.close()
+
+    async def start(self) -> None:
+        """Start it and wait until it listens."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RTCBRIDGE_")}
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rtcbridge", "serve", "--config", str(self.config),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            env=environment, limit=1 << 20,
+        )  # fmt: skip
+        self.url = ""
+        listening = asyncio.Event()
+        self._reader = asyncio.create_task(self._read(listening))
+        async with asyncio.timeout(PATIENCE):
+            await listening.wait()
+        assert self.url, "\n".join(self.log)
+
+    async def _read(self, listening: asyncio.Event) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        async for line in self._process.stdout:
+            text = line.decode().rstrip()
+            self.log.append(text)
+            with contextlib.suppress(ValueError):
+                event = json.loads(text)
+                if event.get("event") == "listening":
+                    self.url = f"ws://127.0.0.1:{event['port']}"
+                    listening.set()
+        listening.set()
+
+    async def kill(self) -> None:
+        """`kill -9`."""
+        assert self._process is not None
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        if self._reader is not None:
+            await self._reader
+
+    async def command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The bridge has run a command of a provider."""
+        self._commands.add(writer)
+        asked = json.loads(await reader.readline())
+        operation = Operation(asked["name"], asked["node"], asked["token"], writer)
+        self.operations[asked["pool"]].put_nowait(operation)
+
+    def let_go(self) -> None:
+        """Let commands end that nobody answered."""
+        for writer in self._commands:
+            writer.close()
+
+
+@asynccontextmanager
+async def running(vectors: Sequence[Vector], limits: Limits) -> AsyncIterator[Bridge]:
+    """A bridge for these vectors."""
+    with tempfile.TemporaryDirectory(prefix="rtcbridge-wire-") as folder:
+        bridge = Bridge(Path(folder), vectors, limits)
+        bridge.make_keys()
+        server = await asyncio.start_unix_server(bridge.command, Path(folder) / "provider.sock")
+        try:
+            await bridge.start()
+            yield bridge
+        finally:
+            await bridge.kill()
+            bridge.let_go()
+            server.close()
+            await server.wait_closed()
+
+
+def _config(folder: Path, vectors: Sequence[Vector], limits: Limits) -> str:
+    sections: dict[str, dict[str, Any]] = {
+        "server": {"port": 0},
+        "store": {"url": f"sqlite:///{folder / 'bridge.db'}"},
+        "log": {"format": "json"},
+    }
+    for name, value in limits.items():
+        section, _, key = name.partition(".")
+        sections.setdefault(section, {})[key] = value
+    text = "".join(f"[{name}]\n{_table(values)}\n" for name, values in sections.items())
+    for number, vector in enumerate(vectors):
+        pool = {**vector.pool, "name": _pool(number), "projects": [_project(number)]}
+        pool["provider"] = "command" if vector.scripted else "static"
+        text += f"[[pools]]\n{_table(pool)}\n"
+        if vector.scripted:
+            text += f"[pools.command]\n{_table(_commands(folder))}\n"
+    return text
+
+
+def _commands(folder: Path) -> dict[str, str]:
+    command = shlex.join([sys.executable, "-I", "-S", str(_SCRIPT), str(folder / "provider.sock")])
+    return {name: f"exec {command} {name}" for name in ("create", "start", "stop", "destroy")}
+
+
+def _table(values: dict[str, Any]) -> str:
+    return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
+
+
+def _pool(number: int) -> str:
+    return f"pool-{number}"
+
+
+def _project(number: int) -> str:
+    return f"V{number:05d}"
+
+
+class Live:
+    """A `World`: one vector's part of a bridge."""
+
+    def __init__(self, bridge: Bridge, vector: Vector, number: int) -> None:
+        self.bridge = bridge
+        self.vector = vector
+        self.number = number
+        self.pool, self.project = _pool(number), _project(number)
+        self.values: dict[str, str] = {}
+        self.wires: dict[str, Wire] = {}
+        self._all: list[Wire] = []
+        self._since = time.monotonic()  # when the last step was done
+
+    # --- sockets ---
+
+    def node_id(self, actor: str) -> str:
+        return f"{self.number}.{actor}"
+
+    def actors(self) -> list[str]:
+        return [actor for actor, wire in self.wires.items() if not wire.left]
+
+    async def connect(self, actor: str, path: str) -> None:
+        wire = Wire()
+        await wire.open(self.bridge.url + path)
+        self.wires[actor] = wire
+        self._all.append(wire)
+        self._done()
+
+    async def send(self, actor: str, frames: list[Frame]) -> None:
+        await self.wires[actor].send(frames)
+        self._done()
+
+    async def close(self, actor: str, code: int | None) -> None:
+        await self.wires[actor].close(code)
+        await self._noticed()
+
+    async def drop(self, actor: str) -> None:
+        self.wires[actor].drop()
+        await self._noticed()
+
+    async def _noticed(self) -> None:
+        """Wait until the bridge has seen that a socket ended: two turns of its event loop later."""
+        probe = Wire()
+        await probe.open(f"{self.bridge.url}/client")
+        for _ in range(2):
+            await probe.settled()
+        await probe.finish()
+        self._done()
+
+    async def _settled(self) -> None:
+        """Wait until everything that the bridge had to say to our actors has come."""
+        for _ in range(2):
+            for wire in self.wires.values():
+                await wire.settled()
+
+    async def receive(self, actor: str, after: float | None) -> bytes | Ended:
+        got = await self.wires[actor].next(PATIENCE + (after or 0.0))
+        assert got is not None, f"nothing came{''.join(self.bridge.log[-5:])}"
+        when, frame = got
+        self._check(when, after)
+        return frame
+
+    def _check(self, when: float, after: float | None) -> None:
+        """A clock that runs cannot be exact: what should take a second must not come within half of it."""
+        took = when - self._since
+        assert after is None or took > after / 2, f"too early: {took:.3f} s"
+        self._done()
+
+    def _done(self) -> None:
+        self._since = time.monotonic()
+
+    async def waiting(self, actor: str) -> list[bytes | Ended]:
+        await self._settled()
+        return [frame for _, frame in self.wires[actor].inbox]
+
+    async def let_pass(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self._done()
+
+    # --- what happens beside them ---
+
+    async def operation(self, after: float | None) -> Operation:
+        async with asyncio.timeout(PATIENCE + (after or 0.0)):
+            operation = await self.bridge.operations[self.pool].get()
+        self._check(time.monotonic(), after)
+        return operation
+
+    async def answer(self, operation: Operation, accepted: bool) -> None:
+        operation.handle.write(b"accept\n" if accepted else b"refuse\n")
+        operation.handle.close()
+
+    async def no_operation(self) -> None:
+        await asyncio.sleep(_NO_OPERATION)
+        assert self.bridge.operations[self.pool].empty(), "the provider was asked for more"
+
+    async def revoke(self, key: str) -> None:
+        with Database(self.bridge.folder / "bridge.db") as database:
+            keys = SqliteKeys(database)
+            identity = keys.identify(key)
+            assert identity is not None
+            assert keys.revoke_key(identity.key)
+            keys.close()
+
+    async def kill(self) -> None:
+        await self.bridge.kill()
+        self.wires.clear()
+
+    async def start(self) -> None:
+        await self.bridge.start()
+
+    async def finish(self) -> None:
+        """Leave nothing behind."""
+        for wire in self._all:
+            await wire.finish()

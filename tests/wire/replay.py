@@ -1,0 +1,227 @@
+"""Plays a vector against a world: the core alone, with a clock that is moved, or a real bridge over WebSockets."""
+
+import json
+import re
+from base64 import b64decode
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from wire.vectors import Step, Vector, as_json
+
+Frame = tuple[bool, bytes]  # whether it is text, and what is in it
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The bridge has closed a socket."""
+
+    code: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What the provider was asked for, for which node, and the token that the node was given."""
+
+    name: str
+    node: str
+    token: str
+    handle: Any
+
+
+class World(Protocol):
+    """What a vector acts on. Actors are named; one that opens a second time has a new socket."""
+
+    values: dict[str, str]  # client_key, node_key, revoked_key, pool
+
+    def node_id(self, actor: str) -> str: ...
+    async def connect(self, actor: str, path: str) -> None: ...
+    async def send(self, actor: str, frames: list[Frame]) -> None: ...
+    async def receive(self, actor: str, after: float | None) -> bytes | Ended: ...
+    async def waiting(self, actor: str) -> list[bytes | Ended]: ...
+    async def close(self, actor: str, code: int | None) -> None: ...
+    async def drop(self, actor: str) -> None: ...
+    async def let_pass(self, seconds: float) -> None: ...
+    async def operation(self, after: float | None) -> Operation: ...
+    async def answer(self, operation: Operation, accepted: bool) -> None: ...
+    async def no_operation(self) -> None: ...
+    async def revoke(self, key: str) -> None: ...
+    async def kill(self) -> None: ...
+    async def start(self) -> None: ...
+    def actors(self) -> list[str]: ...
+
+
+_VALUE = re.compile(r"\$(fill:\d+|\w+(?:\(\w+\))?)")
+
+
+class Replay:
+    """One run of one vector."""
+
+    def __init__(self, vector: Vector, world: World) -> None:
+        self.vector = vector
+        self.world = world
+        self.bound: dict[str, Any] = {}
+        self.ids: dict[str, str] = {}
+        self.tokens: dict[str, str] = {}
+
+    async def run(self) -> None:
+        """Raises AssertionError that names the step."""
+        for number, step in enumerate(self.vector.steps, start=1):
+            try:
+                await self._do(step)
+            except Exception as error:
+                raise AssertionError(f"{self.vector.id}, step {number}, {step.at} {step.verb}: {error}") from error
+        for actor in self.world.actors():
+            left = await self.world.waiting(actor)
+            assert not left, f"{self.vector.id}: {actor} was sent more: {left[:5]}"
+
+    async def _do(self, step: Step) -> None:
+        verb = step.verb
+        if verb in ("send", "flight", "flood", "text", "binary"):
+            await self._send(step)
+        else:
+            await getattr(self, f"_{verb.rstrip('_')}")(step)
+
+    # --- what an actor does ---
+
+    async def _connect(self, step: Step) -> None:
+        await self.world.connect(step.at, str(step.connect))
+
+    async def _open(self, step: Step) -> None:
+        """Connect, say who it is, and hear that it is welcome."""
+        await self.world.connect(step.at, f"/{step.open}")
+        if step.open == "client":
+            first = {"type": "CREDENTIAL", "payload": {"credential": "$client_key"}}
+            welcome: dict[str, Any] = {"type": "auth_success"}
+        else:
+            credential = "$token" if step.at in self.tokens else "$node_key"
+            payload = {"credential": credential, "node": "$id", "pool": "$pool", **step.register}
+            first = {"type": "REGISTER", "payload": payload}
+            welcome = {"type": "registered", "node": "$id", "epoch": "$any", "heartbeat": "$any"}
+        await self.world.send(step.at, [(True, as_json(self._filled(first, step.at)))])
+        await self._match(step.at, welcome, None)
+
+    async def _send(self, step: Step) -> None:
+        at = step.at
+        if step.verb == "binary":
+            frames = [(False, b64decode(str(step.binary)))]
+        elif step.verb == "text":
+            frames = [(True, self._filled(str(step.text), at, n).encode()) for n in range(step.repeat)]
+        elif step.verb == "flood":
+            frames = [(True, as_json(self._filled(step.flood, at)))] * step.times
+        elif step.verb == "flight":
+            assert isinstance(step.flight, list)
+            frames = [(True, as_json(self._filled(message, at))) for message in step.flight]
+        else:
+            frames = [(True, as_json(self._filled(step.send, at, n))) for n in range(step.repeat)]
+        await self.world.send(at, frames)
+
+    async def _close(self, step: Step) -> None:
+        assert step.close is None or isinstance(step.close, int)
+        await self.world.close(step.at, step.close)
+
+    async def _drop(self, step: Step) -> None:
+        await self.world.drop(step.at)
+
+    # --- what an actor sees ---
+
+    async def _expect(self, step: Step) -> None:
+        for n in range(step.repeat):
+            await self._match(step.at, step.expect, step.after if n == 0 else None, n)
+
+    async def _match(self, at: str, pattern: Any, after: float | None, n: int = 0) -> None:
+        got = await self.world.receive(at, after)
+        assert not isinstance(got, Ended), f"{got} instead of {pattern}"
+        message = json.loads(got)
+        assert self._matches(message, pattern, at, n), f"{message} instead of {pattern}"
+
+    async def _expect_close(self, step: Step) -> None:
+        got = await self.world.receive(step.at, step.after)
+        while step.unread and not isinstance(got, Ended):
+            got = await self.world.receive(step.at, None)
+        assert isinstance(got, Ended), f"{got!r} instead of the end"
+        assert got.code == step.expect_close, got
+        assert step.reason is None or got.reason == step.reason, got
+
+    async def _skip(self, step: Step) -> None:
+        for frame in await self.world.waiting(step.at):
+            assert not isinstance(frame, Ended), frame
+            assert self._matches(json.loads(frame), step.skip, step.at, 0), frame
+            await self.world.receive(step.at, None)
+
+    async def _quiet(self, step: Step) -> None:
+        left = await self.world.waiting(step.at)
+        assert not left, f"was sent {left[:5]}"
+
+    # --- what happens beside them ---
+
+    async def _pass(self, step: Step) -> None:
+        assert isinstance(step.pass_, int | float)
+        await self.world.let_pass(step.pass_)
+
+    async def _provider(self, step: Step) -> None:
+        if step.provider is None:
+            await self.world.no_operation()
+            return
+        operation = await self.world.operation(step.after)
+        assert operation.name == step.provider, f"asked to {operation.name}"
+        assert self.ids.setdefault(step.node, operation.node) == operation.node, "asked for another node"
+        self.tokens[step.node] = operation.token
+        if step.answer != "later":
+            await self.world.answer(operation, step.answer == "accept")
+
+    async def _revoke(self, step: Step) -> None:
+        await self.world.revoke(self._filled(str(step.revoke), ""))
+
+    async def _bridge(self, step: Step) -> None:
+        await (self.world.kill() if step.bridge == "killed" else self.world.start())
+
+    # --- values and patterns ---
+
+    def _value(self, name: str, at: str) -> Any:
+        if name.startswith("fill:"):
+            return "x" * int(name.removeprefix("fill:"))
+        kind, _, of = name.rstrip(")").partition("(")
+        if kind == "id":
+            return self.ids.setdefault(of or at, self.world.node_id(of or at))
+        if kind == "token":
+            return self.tokens[of or at]
+        if name in self.world.values:
+            return self.world.values[name]
+        return self.bound[name]
+
+    def _filled(self, value: Any, at: str, n: int = 0) -> Any:
+        """The value with `{i}` and what stands behind `$` put in."""
+        if isinstance(value, str):
+            text = value.replace("{i}", str(n))
+            return _VALUE.sub(lambda found: str(self._value(found[1], at)), text)
+        if isinstance(value, list):
+            return [self._filled(each, at, n) for each in value]
+        if isinstance(value, dict):
+            return {key: self._filled(each, at, n) for key, each in value.items()}
+        return value
+
+    def _matches(self, value: Any, pattern: Any, at: str, n: int) -> bool:
+        if pattern == "$any":
+            return True
+        if pattern == "$text":
+            return isinstance(value, str) and value != ""
+        if isinstance(pattern, str):
+            name = pattern[1:]
+            if re.fullmatch(r"\$s\d+", pattern) and name not in self.bound:
+                assert value not in self.bound.values(), f"{pattern} is not new"
+                self.bound[name] = value
+            return bool(value == self._filled(pattern, at, n))
+        if isinstance(pattern, dict):
+            return (
+                isinstance(value, dict)
+                and value.keys() == pattern.keys()
+                and all(self._matches(value[key], pattern[key], at, n) for key in pattern)
+            )
+        if isinstance(pattern, list):
+            return (
+                isinstance(value, list)
+                and len(value) == len(pattern)
+                and all(self._matches(*pair, at, n) for pair in zip(value, pattern, strict=True))
+            )
+        return type(value) is type(pattern) and bool(value == pattern)
