@@ -19,7 +19,7 @@ from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 
 MACHINE = settings(
-    max_examples=250,
+    max_examples=160,
     stateful_step_count=60,
     deadline=None,
     derandomize=True,

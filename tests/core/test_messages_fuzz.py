@@ -169,6 +169,51 @@ def test_a_whole_trip_changes_nothing(sdp: str, init: dict[str, Any] | None, asc
     assert json.loads(messages.client_answer(answer.sdp, Dialect.FLAT)) == {"type": "answer", "sdp": sdp}
 
 
+SESSION = "0123456789abcdef" * 2
+_init_text = _init.map(json.dumps) | st.just("null") | st.text(max_size=8) | _json.map(json.dumps)
+_spaces = st.sampled_from(["", " ", "\n"])
+_tails = st.sampled_from(["}", "} ", ',"x":1}', ',"session":"mine"}', ',"candidate":null}', "", "}}", '},"a":{}}'])
+
+
+@given(inner=_init_text, before=_spaces, after=_spaces, tail=_tails)
+@settings(FUZZ, max_examples=400)
+def test_the_short_way_of_a_candidate_takes_nothing_that_the_long_way_would_not(
+    inner: str, before: str, after: str, tail: str
+) -> None:
+    frame = f'{{"type":"candidate","candidate":{before}{inner}{after}{tail}'.encode()
+    text = messages.client_candidate_text(frame)
+    if text is not None:
+        assert messages.decode_client(frame) == Candidate(text.strip())
+        assert json.loads(frame).keys() == {"type", "candidate"}
+        relayed = messages.node_candidate_prefix("S") + text + b"}"
+        assert json.loads(relayed) == {"type": "candidate", "session": "S", "candidate": json.loads(text)}
+
+    frame = f'{{"type":"candidate","session":"{SESSION}","candidate":{before}{inner}{after}{tail}'.encode()
+    short = messages.node_candidate_text(frame)
+    if short is not None:
+        session, text = short
+        message = messages.decode_node(frame)
+        assert isinstance(message, NodeCandidate)
+        assert (session, text.strip()) == (message.session, bytes(message.candidate))
+        assert json.loads(frame).keys() == {"type", "session", "candidate"}
+
+
+def test_the_short_way_is_taken() -> None:
+    inner = b'{"candidate":"c","x":[1,{}]}'
+    assert messages.client_candidate_text(b'{"type":"candidate","candidate":%b}' % inner) == inner
+    frame = b'{"type":"candidate","session":"%b","candidate":%b}' % (SESSION.encode(), inner)
+    assert messages.node_candidate_text(frame) == (SESSION, inner)
+    assert messages.client_candidate_text(b'{"type":"candidate","candidate":%b,"x":1}' % inner) is None
+    assert messages.node_candidate_text(frame[:-1] + b',"x":1}') is None
+
+
+@given(frame=_frames)
+@FUZZ
+def test_the_short_way_never_raises(frame: bytes) -> None:
+    messages.client_candidate_text(frame)
+    messages.node_candidate_text(frame)
+
+
 @given(credential=st.text(st.characters(codec="utf-8")))
 @FUZZ
 def test_credentials_come_through(credential: str) -> None:

@@ -181,7 +181,16 @@ class WebSocket(asyncio.Protocol):
             self._finish(code, reason, None)
             self._group.loop.call_soon(self._tell_end, end)
 
-    def _finish(self, code: int, reason: str, end: End | None, *, understood: bool = True, peer: bool = False) -> None:
+    def _finish(
+        self,
+        code: int,
+        reason: str,
+        end: End | None,
+        *,
+        understood: bool = True,
+        peer: bool = False,
+        silent: bool = False,
+    ) -> None:
         """Send the rest and a Close frame, and hand the transport to a Drain.
 
         Args:
@@ -190,13 +199,26 @@ class WebSocket(asyncio.Protocol):
             end: What to tell `ended`; None if the caller will.
             understood: Whether the frames that follow can be told apart.
             peer: Whether the peer's Close frame has come.
+            silent: Whether it was the last that came. Nothing may follow it (RFC 6455, section 5.5.1), so that there
+                is nothing to drain.
         """
-        transport, group = self._transport, self._group
+        transport = self._transport
         assert transport is not None
         payload = b"" if code == 1005 else close_payload(code, reason)
         transport.write(b"".join((*(self._queue or ()), header(CLOSE, len(payload)), payload)))
         held, assembly = self._held, self._assembly
         self._leave()
+        if silent and not transport.get_write_buffer_size():
+            transport.close()
+        else:
+            self._hand_to_drain(transport, held, assembly, understood, peer)
+        if end is not None:
+            self._tell_end(end)
+
+    def _hand_to_drain(
+        self, transport: asyncio.Transport, held: bytes, assembly: Assembly | None, understood: bool, peer: bool
+    ) -> None:
+        group = self._group
         skipper = FrameSkipper(assembly.missing if assembly is not None else 0) if understood and not peer else None
         self._drain = Drain(
             transport, group.wheel, self.limits.drain_timeout, group.forget, skipper=skipper, settled=peer
@@ -204,8 +226,6 @@ class WebSocket(asyncio.Protocol):
         group.connections.add(self._drain)
         if held and skipper is not None:
             self._drain.data_received(held)
-        if end is not None:
-            self._tell_end(end)
 
     def _leave(self) -> None:
         self._group.forget(self)
@@ -363,8 +383,9 @@ class WebSocket(asyncio.Protocol):
                 return position
             mask = data[start - 4 : start]
             if opcode >= CLOSE:
-                self._control(opcode, apply_mask(data[start : start + length], mask))
-                return start + length
+                end = start + length
+                self._control(opcode, apply_mask(data[start:end], mask), last=end == len(data))
+                return end
             assembly = self._assembly_for(opcode)
         except FrameError as error:
             self._fault(error.code, error.reason)
@@ -416,7 +437,8 @@ class WebSocket(asyncio.Protocol):
             self._failed_hook("received")
         return end
 
-    def _control(self, opcode: int, payload: bytes) -> None:
+    def _control(self, opcode: int, payload: bytes, *, last: bool) -> None:
+        """Take a control frame; `last` if nothing has come behind it."""
         if opcode == PING:
             self._put(header(PONG, len(payload)), payload)
         elif opcode == CLOSE:
@@ -426,7 +448,7 @@ class WebSocket(asyncio.Protocol):
                 code = self.fault(error.code)
                 self._finish(code, "", End(code, "peer", error.reason), peer=True)
             else:
-                self._finish(code, "", End(code, "peer", reason), peer=True)
+                self._finish(code, "", End(code, "peer", reason), peer=True, silent=last)
 
     def _fault(self, code: int, reason: str) -> None:
         """Close because of what the peer has done."""
