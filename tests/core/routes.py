@@ -1,7 +1,7 @@
 """How to bring a session into each of its states, and how to write down what it asks to be done."""
 
 import json
-from typing import Any
+from typing import Any, TypeAlias
 
 from rtcbridge.core.errors import Error
 from rtcbridge.core.events import (
@@ -59,13 +59,14 @@ EVENTS: tuple[Event, ...] = (
     Expired(),
 )
 
-_ASKED = [(C, START)]
-_RESERVED = [*_ASKED, (P, Granted("n1"))]
-_OFFERED = [*_RESERVED, (C, OFFER)]
-_RETRYING = [*_OFFERED, (K, Timeout())]
-_ANSWERED = [*_OFFERED, (N, ANSWER)]
-_LIVE = [*_ANSWERED, (N, MediaUp())]
-ROUTES: dict[State, list[tuple[Source, Event]]] = {
+Route: TypeAlias = list[tuple[Source, Event]]
+_ASKED: Route = [(C, START)]
+_RESERVED: Route = [*_ASKED, (P, Granted("n1"))]
+_OFFERED: Route = [*_RESERVED, (C, OFFER)]
+_RETRYING: Route = [*_OFFERED, (K, Timeout())]
+_ANSWERED: Route = [*_OFFERED, (N, ANSWER)]
+_LIVE: Route = [*_ANSWERED, (N, MediaUp())]
+ROUTES: dict[State, Route] = {
     State.NEW: [],
     State.ASKED: _ASKED,
     State.PENDING: [*_ASKED, (P, Pending())],

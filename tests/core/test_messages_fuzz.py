@@ -11,7 +11,7 @@ from rtcbridge.core import messages
 from rtcbridge.core.errors import ProtocolError
 from rtcbridge.core.messages import Candidate, Credential, Dialect, NodeAnswer, NodeCandidate, Offer, SessionStart
 
-DECODERS: list[Callable[[bytes | str], Any]] = [
+DECODERS: list[Callable[[messages.Frame], Any]] = [
     messages.decode_client,
     messages.decode_node,
     messages.decode_credential,
@@ -66,7 +66,7 @@ def _mutated(draw: st.DrawFn) -> bytes:
 _frames = st.binary(max_size=200) | _mutated() | (_json | _messages).map(lambda value: json.dumps(value).encode())
 
 
-def _refusal(decode: Callable[[bytes | str], Any], frame: bytes | str) -> str | None:
+def _refusal(decode: Callable[[messages.Frame], Any], frame: messages.Frame) -> str | None:
     """The text of the ProtocolError that a frame gets, if it does. Any other exception fails the test."""
     try:
         decode(frame)
@@ -128,10 +128,11 @@ def test_what_is_relayed_is_the_inner_json_and_nothing_beside_it(frame: bytes) -
         except ProtocolError:
             continue
         for relayed, expected in _envelopes(message):
+            assert isinstance(message, Offer | Candidate | NodeAnswer | NodeCandidate)
             assert json.loads(relayed.decode()) == expected
-            inner = getattr(message, "sdp", None) or getattr(message, "candidate", b"")
-            assert bytes(inner) in frame  # not a byte of it was written anew
-            assert bytes(inner) in relayed
+            inner = bytes(message.sdp if isinstance(message, Offer | NodeAnswer) else message.candidate)
+            assert inner in frame  # not a byte of it was written anew
+            assert inner in relayed
 
 
 _sdp = st.text(st.characters(codec="utf-8"), min_size=1)

@@ -16,6 +16,7 @@ from rtcbridge.core.events import (
     Lost,
     MediaUp,
     Pending,
+    PoolEvent,
     SendClient,
     SendNode,
     Timeout,
@@ -215,7 +216,7 @@ def test_a_held_offer_whose_client_then_sends_session_start() -> None:
 
 def test_the_status_is_sent_again_on_a_change_only() -> None:
     session = session_in(State.PENDING, SPEC)
-    verdicts = [Pending(), Full(), Full(), Pending(), Granted("n1")]
+    verdicts: list[PoolEvent] = [Pending(), Full(), Full(), Pending(), Granted("n1")]
     told = [written(session.receive(P, verdict, 0)) for verdict in verdicts]
     assert told == ["", "client:full", "", "client:pending", "client:waiting"]
 

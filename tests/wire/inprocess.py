@@ -18,15 +18,19 @@ class InProcess:
     def __init__(self, vector: Vector, limits: LimitValues) -> None:
         pool = {name: value for name, value in vector.pool.items() if name != "provider"}
         spec = PoolSpec(name="pool", elastic=vector.scripted, **pool)
-        session = {name.removeprefix("sessions."): value for name, value in limits.items() if "sessions." in name}
+        session: dict[str, Any] = {
+            name.removeprefix("sessions."): value for name, value in limits.items() if "sessions." in name
+        }
         auth = session.pop("auth_timeout", 10.0)
-        nodes = {name.removeprefix("nodes."): value for name, value in limits.items() if "nodes." in name}
+        nodes: dict[str, Any] = {
+            name.removeprefix("nodes."): value for name, value in limits.items() if "nodes." in name
+        }
         self.bridge = TinyBridge(
             [spec],
             {"sk_client": "pool"},
             {"nk_node": "pool"},
             SessionSpec(**session),
-            Limits(auth_timeout=auth, **nodes),  # type: ignore[arg-type]
+            Limits(auth_timeout=auth, **nodes),
         )
         self.bridge.settle()
         self.values = {

@@ -261,8 +261,9 @@ class Bridge:
         session, pool, client = entry.session, entry.pool, entry.client
         if entry.begun:
             self.ledger.session_ended(session.id, self.wall(), effect.reason)
-            if session.node and (link := self.links.get(session.node)):
-                link.send(messages.encode(messages.SessionEnd(session.id, effect.reason)))
+            _, node = self.nodes.get(session.node, (None, None))
+            if node is not None and node.state in UP:
+                self.links[node.id].send(messages.encode(messages.SessionEnd(session.id, effect.reason)))
         pool.leave(session.id, now)
         self.sessions.pop(session.id, None)
         self._unsettled[pool.spec.name] = pool

@@ -165,7 +165,8 @@ class NodeSocket(Socket):
         self._compare(pool, node, asked.sessions)
         link.flush()
         for session in node.sessions:
-            bridge.sessions[session].delivered = True
+            entry = bridge.sessions[session]
+            entry.delivered = entry.begun  # a reservation is nothing that the node knows of
         log.info("node registered", node=node.id, pool=pool.spec.name, epoch=node.epoch, capacity=node.capacity)
         bridge.settle(pool)
         self._reconciler.changed(pool, node)

@@ -19,7 +19,7 @@ from rtcbridge.drivers.ledger.database import Database
 from rtcbridge.drivers.ledger.schema import nodes, sessions
 from rtcbridge.ports import LedgerError, NodeRow, SessionRow
 
-GATHER = 0.05  # seconds that sessions are gathered before a commit that nobody waits for
+GATHER = 0.01  # seconds that sessions are gathered before a commit that nobody waits for
 _LONGEST_PAUSE = 5.0  # seconds between two tries while the disk fails
 _LAST_TRIES = 3
 PENDING_LIMIT = 200_000  # starts and ends held in memory while the disk fails
