@@ -9,6 +9,7 @@ HOST ?= 127.0.0.1
 TLS ?= 0
 
 BIN := .venv/bin
+FAST := -n 2 --dist loadfile -m "not browser and not slow"
 CHECKED := src tests benchmarks tools examples console
 
 .PHONY: help demo test test-fast check format page docs bench bench-relay bench-media clean
@@ -26,11 +27,12 @@ test: ## set up what the tests need, check the code, and run all tests
 	@tools/setup.sh dev
 	@tools/chromium.sh
 	@$(MAKE) --no-print-directory check
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(FAST) $(ARGS)
+	@$(BIN)/python -m pytest -m "browser or slow" $(ARGS)
 
 test-fast: ## the tests that need neither a browser nor servers
 	@tools/setup.sh dev
-	@$(BIN)/python -m pytest -m "not browser and not slow" $(ARGS)
+	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 
 check: ## format, lint, strict types, import directions, generated files
 	@tools/setup.sh dev
