@@ -169,9 +169,11 @@ class Pool(Struct, frozen=True, kw_only=True):
     projects: tuple[Project, ...] = ()
     slots: Annotated[int, Meta(ge=1, le=1000)] = 1
     min_ready: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    beta: Annotated[float, Meta(ge=0, le=100)] = 0.0
     max_nodes: Annotated[int, Meta(ge=0, le=10_000)] = 4
     idle_timeout: Seconds = 120.0
     stopped_timeout: SecondsOrZero = 86_400.0
+    stopped_reserve: Annotated[int, Meta(ge=0, le=10_000)] = 0
     provision_timeout: Seconds = 600.0
     start_timeout: Seconds = 120.0
     boot_timeout: Seconds = 600.0
