@@ -50,6 +50,48 @@ PoolName = Annotated[
 Project = Annotated[str, Meta(pattern=r"^[A-Z0-9]{6}\Z", description="six characters A-Z 0-9")]
 Text = Annotated[str, Meta(pattern=r"^[^\0]*\Z", description="a text")]
 Argument = Annotated[str, Meta(pattern=r"^[^\0]+\Z", description="a text that is not empty")]
+HttpUrl = Annotated[
+    str, Meta(pattern=r"^(https?://[^\s/?#]+[^\s?#]*)?\Z", description="an http:// or https:// address")
+]
+DockerUrl = Annotated[
+    str,
+    Meta(
+        pattern=r"^((unix|npipe|tcp|https?|ssh)://\S+)?\Z",
+        description="an address such as unix:///run/docker.sock or tcp://host:2376",
+    ),
+]
+Gpus = Annotated[
+    str,
+    Meta(
+        pattern=r"^(all|[1-9]\d{0,2}|device=[^\s,]+(,[^\s,]+)*)?\Z",
+        description="all, a number, or device=ID,ID",
+    ),
+]
+Volume = Annotated[
+    str,
+    Meta(
+        pattern=r"^(/|[A-Za-z0-9])[^:\0]*:/[^:\0]*(:[A-Za-z,]+)?\Z",
+        description="SOURCE:/PATH or SOURCE:/PATH:ro, the source a volume's name or an absolute path",
+    ),
+]
+Variable = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!RTCBRIDGE_(NODE|POOL|URL|NODE_TOKEN)(=|\Z))[A-Za-z_][A-Za-z0-9_]*(=[^\0]*)?\Z",
+        description="NAME=VALUE, or NAME for the bridge's own value; the bridge sets RTCBRIDGE_NODE and the like",
+    ),
+]
+SshHost = Annotated[
+    str,
+    Meta(
+        pattern=r"^([^\s@:/\[\]]{1,64}@)?([^\s@:/\[\]-][^\s@:/\[\]]{0,254}|\[[0-9A-Fa-f:.%]+\])(:[1-9]\d{0,4})?\Z",
+        description="HOST, USER@HOST or USER@HOST:PORT",
+    ),
+]
+Ec2Tag = Annotated[
+    str,
+    Meta(pattern=r"^(?!aws:|rtcbridge:|Name=)[^\0=]{1,128}=[^\0]{0,256}\Z", description="KEY=VALUE, the key your own"),
+]
 
 
 class ConfigError(Exception):
@@ -158,20 +200,76 @@ class CommandOptions(Struct, frozen=True, kw_only=True):
     timeout: Seconds = 300.0
 
 
-ProviderOptions = StaticOptions | LocalOptions | CommandOptions
+class SshOptions(Struct, frozen=True, kw_only=True):
+    """`[pools.ssh]`: nodes as processes on a list of fixed hosts."""
+
+    hosts: tuple[SshHost, ...] = ()
+    nodes_per_host: Annotated[int, Meta(ge=1, le=64)] = 1
+    command: Text = ""
+    key: Text = ""
+    known_hosts: Text = ""
+    state: Argument = ".rtcbridge"
+    stop_grace: Annotated[float, Meta(gt=0, le=3600)] = 10.0
+    connect_timeout: Seconds = 10.0
+    timeout: Seconds = 30.0
+    list_interval: Seconds = 5.0
+
+
+class DockerOptions(Struct, frozen=True, kw_only=True):
+    """`[pools.docker]`: nodes as containers of a Docker or Podman daemon."""
+
+    url: DockerUrl = ""
+    image: Text = ""
+    pull: Literal["missing", "always", "never"] = "missing"
+    command: tuple[Argument, ...] = ()
+    env: tuple[Variable, ...] = ()
+    gpus: Gpus = ""
+    volumes: tuple[Volume, ...] = ()
+    network: Text = ""
+    shm_size: Annotated[int, Meta(ge=1 << 20, le=1 << 40)] = 1 << 28
+    stop_grace: Annotated[int, Meta(ge=1, le=3600)] = 10
+    timeout: Seconds = 30.0
+    list_interval: Seconds = 5.0
+
+
+class Ec2Options(Struct, frozen=True, kw_only=True):
+    """`[pools.ec2]`: nodes as machines of Amazon EC2."""
+
+    region: Text = ""
+    launch_template: Text = ""
+    launch_template_version: Argument = "$Default"
+    image: Text = ""
+    instance_types: tuple[Argument, ...] = ()
+    subnets: tuple[Argument, ...] = ()
+    zones: tuple[Argument, ...] = ()
+    security_groups: tuple[Argument, ...] = ()
+    instance_profile: Text = ""
+    key_name: Text = ""
+    purchase: Literal["on-demand", "spot", "spot-then-on-demand"] = "on-demand"
+    tags: tuple[Ec2Tag, ...] = ()
+    env_file: Argument = "/etc/rtcbridge.env"
+    boot: Argument = "systemctl enable --now rtcbridge-node"
+    endpoint: HttpUrl = ""
+    timeout: Seconds = 20.0
+    list_interval: Seconds = 15.0
+
+
+ProviderOptions = StaticOptions | LocalOptions | CommandOptions | SshOptions | DockerOptions | Ec2Options
 
 
 class Pool(Struct, frozen=True, kw_only=True):
     """One `[[pools]]` table: the nodes of one kind, and the provider that makes them."""
 
     name: PoolName = "default"
-    provider: Literal["static", "local", "command"] = "local"
+    provider: Literal["static", "local", "command", "ssh", "docker", "ec2"] = "local"
     projects: tuple[Project, ...] = ()
     slots: Annotated[int, Meta(ge=1, le=1000)] = 1
     min_ready: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    beta: Annotated[float, Meta(ge=0, le=100)] = 0.0
     max_nodes: Annotated[int, Meta(ge=0, le=10_000)] = 4
     idle_timeout: Seconds = 120.0
     stopped_timeout: SecondsOrZero = 86_400.0
+    stopped_reserve: Annotated[int, Meta(ge=0, le=10_000)] = 0
     provision_timeout: Seconds = 600.0
     start_timeout: Seconds = 120.0
     boot_timeout: Seconds = 600.0
@@ -183,6 +281,9 @@ class Pool(Struct, frozen=True, kw_only=True):
     static: StaticOptions = StaticOptions()
     local: LocalOptions = LocalOptions()
     command: CommandOptions = CommandOptions()
+    ssh: SshOptions = SshOptions()
+    docker: DockerOptions = DockerOptions()
+    ec2: Ec2Options = Ec2Options()
 
     @property
     def options(self) -> ProviderOptions:
@@ -405,6 +506,7 @@ def _rebase(config: Config, folder: Path) -> Config:
             replace(
                 pool,
                 local=replace(pool.local, state=moved(pool.local.state), model=model(pool.local.model)),
+                ssh=replace(pool.ssh, key=moved(pool.ssh.key), known_hosts=moved(pool.ssh.known_hosts)),
             )
             for pool in config.pools
         ),
@@ -452,3 +554,30 @@ def _check_pool(pool: Pool, here: str) -> None:
         for key in ("create", "start", "stop", "destroy"):
             if not getattr(pool.command, key).strip():
                 raise ConfigError(f"{here}: command.{key}: expected a shell command")
+    if pool.provider == "ssh":
+        _check_ssh(pool.ssh, f"{here}: ssh")
+    if pool.provider == "docker" and not pool.docker.image.strip():
+        raise ConfigError(f"{here}: docker.image: expected the name of an image")
+    if pool.provider == "ec2":
+        _check_ec2(pool.ec2, f"{here}: ec2")
+
+
+def _check_ssh(options: SshOptions, here: str) -> None:
+    if not options.hosts:
+        raise ConfigError(f"{here}.hosts: expected at least one host")
+    twice = [host for index, host in enumerate(options.hosts) if host in options.hosts[:index]]
+    if twice:
+        raise ConfigError(f"{here}.hosts: expected each host once, got {twice[0]} twice; see nodes_per_host")
+    if not options.command.strip():
+        raise ConfigError(f"{here}.command: expected a shell command that runs `rtcbridge node`")
+    for key in ("key", "known_hosts"):
+        file = getattr(options, key)
+        if file and not os.path.isfile(file):
+            raise ConfigError(f"{here}.{key}: expected a file, and {file} is none")
+
+
+def _check_ec2(options: Ec2Options, here: str) -> None:
+    if not options.launch_template and not (options.image and options.instance_types):
+        raise ConfigError(f"{here}.launch_template: expected its name or id, or else both image and instance_types")
+    if options.subnets and options.zones:
+        raise ConfigError(f"{here}.zones: expected none beside subnets, each of which is in one zone")

@@ -4,6 +4,7 @@ The rules are checked by what each side was sent and by an oracle that derives p
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -43,6 +44,8 @@ _pools = st.builds(
     elastic=st.sampled_from([True, True, True, False]),
     slots=st.integers(1, 2),
     min_ready=st.integers(0, 1),
+    beta=st.sampled_from([0.0, 1.0]),
+    stopped_reserve=st.integers(0, 1),
     max_nodes=st.integers(0, 3),
     idle_timeout=st.just(5.0),
     stopped_timeout=st.just(60.0),
@@ -417,7 +420,9 @@ class Bridge(RuleBasedStateMachine):
         self.settle()
         states = {session.state for session, *_ in self.bridge.sessions.values()}
         assert states <= {State.NEW, State.FULL}
-        assert {node.state for node in self.pool.nodes.values()} <= {NodeState.TERMINATING}
+        left = Counter(node.state for node in self.pool.nodes.values())
+        assert left.pop(NodeState.STOPPED, 0) <= self.pool.spec.stopped_reserve
+        assert set(left) <= {NodeState.TERMINATING}
         for client in list(self.clients):
             self.bridge.quit(client.peer)
         self.settle()

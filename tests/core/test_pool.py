@@ -432,6 +432,19 @@ def test_a_failed_node_is_destroyed_and_replaced() -> None:
     assert it.plan(62) == [Create()]
 
 
+def test_a_reserve_of_stopped_nodes_is_kept() -> None:
+    it = pool(stopped_timeout=60, stopped_reserve=1)
+    for id in "ab":
+        it.add(Node(id, it.spec, S.STOPPED, 0))
+    assert it.expire(60, SILENCE) == ["a"]
+    assert it.nodes["b"].state is S.STOPPED
+    assert it.next_due(60, SILENCE) == 120
+    it.observe("a", E.ACCEPTED, 61)
+    assert it.expire(120, SILENCE) == []
+    it.add(Node("c", it.spec, S.STOPPED, 121))
+    assert it.expire(180, SILENCE) == ["b"]
+
+
 # --- the plan ---
 
 PLANS = [
@@ -441,6 +454,9 @@ PLANS = [
     ("no more than max_nodes", [], 9, {}, ["create"] * 4),
     ("slots kept ready", [], 0, {"min_ready": 3, "slots": 2}, ["create", "create"]),
     ("slots kept ready beside the demand", [("a", S.READY, 1, 1)], 0, {"min_ready": 1}, ["create"]),
+    ("more of them under load", [(i, S.READY, 1, 1) for i in "abcd"], 0, {"beta": 1.5, "max_nodes": 9}, ["create"] * 3),
+    ("the larger of both", [("a", S.READY, 1, 1)], 0, {"beta": 1.5, "min_ready": 1}, ["create"] * 2),
+    ("not below that under load", [(i, S.READY, 1, i == "a") for i in "abc"], 0, {"beta": 1}, ["drain b"]),
     ("what is on its way counts", [("a", S.BOOTING, 1, 0), ("b", S.PROVISIONING, 1, 0)], 2, {}, []),
     ("stopped ones first", [("a", S.STOPPED, 1, 0)], 2, {}, ["start a", "create"]),
     ("a big stopped one is enough", [("a", S.STOPPED, 4, 0)], 3, {}, ["start a"]),

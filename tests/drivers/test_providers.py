@@ -1,4 +1,4 @@
-"""One contract, over every provider that makes machines; each runs real processes."""
+"""The contract over the providers of processes on this machine, and what each of them does beside it."""
 
 import asyncio
 import os
@@ -8,9 +8,10 @@ import sys
 import psutil
 import pytest
 
+from drivers.contract import Contract, ListContract, launch, until
 from rtcbridge.config import CommandOptions, LocalOptions, Pool
 from rtcbridge.drivers.providers import CommandProvider, LocalProvider, StaticProvider, make_provider, sweep
-from rtcbridge.ports import Launch, Provider, ProviderError
+from rtcbridge.ports import Provider, ProviderError
 
 # The "machine" of these tests: a process that notes its environment and lives until it is told to end.
 MACHINE = """
@@ -32,10 +33,6 @@ COMMANDS = CommandOptions(
 )
 
 
-def launch(node="node-1"):
-    return Launch(node, "pool", "ws://127.0.0.1:9/node", f"nk_secret_of_{node}")
-
-
 def pids(folder, node="node-1"):
     """The processes that ran as this node, the latest last."""
     file = folder / f"{node}.pids"
@@ -51,13 +48,6 @@ def runs(pid):
 
 def running(folder, node="node-1"):
     return [pid for pid in pids(folder, node) if runs(pid)]
-
-
-async def until(true):
-    """Wait for what another process does."""
-    async with asyncio.timeout(15):
-        while not true():  # noqa: ASYNC110 - there is no event to wait for
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -76,124 +66,53 @@ def local(folder, **options):
     )
 
 
+class Processes:
+    """`Machines` as processes on this machine."""
+
+    def __init__(self, kind, folder):
+        self.kind = kind
+        self.folder = folder
+
+    def make(self):
+        return local(self.folder) if self.kind == "local" else CommandProvider(COMMANDS)
+
+    def boots(self, node="node-1"):
+        return len(pids(self.folder, node))
+
+    def running(self, node="node-1"):
+        return len(running(self.folder, node))
+
+
 @pytest.fixture(params=["local", "command"])
-def make(request, folder):
-    """Make a provider anew, as a bridge that is started again would."""
-    return (lambda: local(folder)) if request.param == "local" else (lambda: CommandProvider(COMMANDS))
+def machines(request, folder):
+    return Processes(request.param, folder)
 
 
-# --- the contract ---
-
-
-async def test_a_machine_is_made_with_what_it_must_know(make, folder):
-    provider: Provider = make()
-    await provider.create(launch())
-    await until(lambda: running(folder))
-    lines = (folder / "node-1.env").read_text().splitlines()
-    assert {
-        "RTCBRIDGE_NODE=node-1",
-        "RTCBRIDGE_POOL=pool",
-        "RTCBRIDGE_URL=ws://127.0.0.1:9/node",
-        "RTCBRIDGE_NODE_TOKEN=nk_secret_of_node-1",
-        f"PATH={os.environ['PATH']}",
-    } <= set(lines)
-    (pid,) = pids(folder)
-    assert os.getsid(pid) != os.getsid(0), "a Ctrl-C in the bridge's terminal must not reach it"
-    await provider.close()
-    assert running(folder) == [pid]
-
-
-async def test_every_operation_may_be_repeated(make, folder):
-    provider = make()
-    await provider.create(launch())
-    await until(lambda: running(folder))
-    await provider.create(launch())
-    await provider.stop(launch())
-    await until(lambda: not running(folder))
-    await provider.stop(launch())
-    assert len(pids(folder)) == 1
-    await provider.start(launch())
-    await until(lambda: running(folder))
-    await provider.start(launch())
-    await provider.create(launch())
-    assert len(pids(folder)) == 2
-    await provider.destroy(launch())
-    await until(lambda: not running(folder))
-    await provider.destroy(launch())
-    assert len(pids(folder)) == 2
-
-
-async def test_a_provider_made_anew_goes_on_where_another_left_off(make, folder):
-    await make().create(launch())
-    await until(lambda: running(folder))
-    await make().create(launch())
-    await make().stop(launch())
-    await until(lambda: not running(folder))
-    await make().start(launch())
-    await until(lambda: running(folder))
-    await make().destroy(launch())
-    await until(lambda: not running(folder))
-    assert len(pids(folder)) == 2
-
-
-async def test_a_destroyed_node_may_be_made_again(make, folder):
-    provider = make()
-    for number in (1, 2):
+class TestProcesses(Contract):
+    async def test_it_has_the_bridge_s_environment_and_a_session_of_its_own(self, machines):
+        provider = machines.make()
         await provider.create(launch())
-        await until(lambda number=number: len(running(folder)) == 1 and len(pids(folder)) == number)
-        await provider.destroy(launch())
-        await until(lambda: not running(folder))
+        await until(machines.running)
+        lines = (machines.folder / "node-1.env").read_text().splitlines()
+        assert f"PATH={os.environ['PATH']}" in lines
+        (pid,) = pids(machines.folder)
+        assert os.getsid(pid) != os.getsid(0), "a Ctrl-C in the bridge's terminal must not reach it"
 
 
-async def test_what_is_not_there_is_not_started_and_destroyed_without_a_word(make):
-    provider = make()
-    for operation in (provider.start, provider.stop):
-        with pytest.raises(ProviderError, match=r"no .*(machine|node)") as caught:
-            await operation(launch())
-        assert "\n" not in str(caught.value)
-        assert "nk_secret" not in str(caught.value)
-    await provider.destroy(launch())
-
-
-async def test_many_nodes_at_once(make, folder):
-    provider = make()
-    nodes = [f"node-{number}" for number in range(6)]
-    await asyncio.gather(*(provider.create(launch(node)) for node in nodes))
-    await until(lambda: all(running(folder, node) for node in nodes))
-    await asyncio.gather(*(provider.destroy(launch(node)) for node in nodes))
-    await until(lambda: not any(running(folder, node) for node in nodes))
-    assert [len(pids(folder, node)) for node in nodes] == [1] * 6
-
-
-async def test_a_cancelled_creation_can_be_repeated_or_undone(make, folder):
-    provider = make()
-    creating = asyncio.create_task(provider.create(launch()))
-    await asyncio.sleep(0)
-    creating.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await creating
-    # A cancelled operation has an unknown end, so the bridge repeats it.
-    await provider.create(launch())
-    await provider.destroy(launch())
-    await until(lambda: not running(folder))
-    assert len(pids(folder)) <= 1
+class TestLocal(ListContract):
+    @pytest.fixture
+    def machines(self, folder):
+        return Processes("local", folder)
 
 
 # --- local ---
 
 
-async def test_local_lists_what_runs_and_what_does_not(folder):
-    provider = local(folder)
-    assert await provider.list() == {}
-    await provider.create(launch("a"))
-    await provider.create(launch("b"))
-    assert await provider.list() == {"a": True, "b": True}
-    await provider.stop(launch("a"))
-    assert await local(folder).list() == {"a": False, "b": True}
-    await provider.destroy(launch("a"))
-    assert await provider.list() == {"b": True}
+async def test_local_sees_only_its_own_pool(folder):
+    await local(folder).create(launch("a"))
     other = LocalProvider("other", LocalOptions(state=str(folder / "state")))
-    assert await other.list() == {}, "a pool sees only its own"
+    assert await other.list() == {}
+    await local(folder).destroy(launch("a"))
 
 
 async def test_local_can_be_listed_while_nodes_come_and_go(folder):

@@ -26,6 +26,7 @@ COMMANDS = {
     "nodes": "rtcbridge.cli.inspect",
     "sessions": "rtcbridge.cli.inspect",
     "pools": "rtcbridge.cli.inspect",
+    "simulate": "rtcbridge.cli.simulate",
 }
 
 _EPILOG = "Each command explains itself: rtcbridge keys --help. Configuration: config.sample.toml."

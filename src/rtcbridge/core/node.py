@@ -210,6 +210,11 @@ class Node:
         self._changed()
         return state is not before
 
+    def prolong(self, now: float) -> None:
+        """Let the present state last as long again from now on."""
+        self.deadline = now + duration(self.state, self.spec)
+        self._changed()
+
     def _enter(self, event: NodeEvent, before: NodeState, now: float) -> None:
         self.since, self.deadline = now, now + duration(self.state, self.spec)
         self.retry_at, self._retries = now, 0

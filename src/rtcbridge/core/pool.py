@@ -209,7 +209,7 @@ class Pool:
         if not self.spec.elastic:
             return steps
         demand = len(self.line) + tally.sessions
-        missing = policy.target(demand, self.spec.min_ready) + self._useless() - tally.capacity
+        missing = policy.target(demand, self.spec.min_ready, self.spec.beta) + self._useless() - tally.capacity
         return steps + (self._more(missing) if missing > 0 else self._less(-missing, now))
 
     def _useless(self) -> int:
@@ -256,6 +256,9 @@ class Pool:
         """Let the deadlines that have passed take effect; return the nodes that changed. `silence`: seconds."""
         changed = []
         for node in self._tally.pop_due(now, silence):
+            if node.state is NodeState.STOPPED and len(self._tally.stopped) <= self.spec.stopped_reserve:
+                node.prolong(now)
+                continue
             silent = node.state in UP and node.heard + silence <= now
             if self.observe(node.id, NodeEvent.SILENT if silent else NodeEvent.TIMEOUT, now):
                 changed.append(node.id)

@@ -13,9 +13,11 @@ class PoolSpec(Struct, frozen=True, kw_only=True):
     elastic: bool = True
     slots: int = 1
     min_ready: int = 0
+    beta: float = 0.0  # ready slots grow with the square root of the demand, see core.policy
     max_nodes: int = 4
     idle_timeout: float = 120.0
     stopped_timeout: float = 86_400.0  # a node stopped for so long is destroyed; 0 = never
+    stopped_reserve: int = 0  # so many stopped nodes are kept however long they are stopped
     provision_timeout: float = 600.0  # from the create call until the provider has accepted it
     start_timeout: float = 120.0  # the same for the start of a stopped node
     boot_timeout: float = 600.0  # from the provider's word until the node registers

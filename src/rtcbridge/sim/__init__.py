@@ -1,0 +1,1 @@
+"""Discrete-event simulation of a pool: the real core, with the clock, the clients and the machines simulated."""
