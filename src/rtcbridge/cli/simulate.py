@@ -192,7 +192,9 @@ def _policies(spec: PoolSpec, args: argparse.Namespace) -> list[PoolSpec]:
     asked = (args.beta, args.floor, args.idle_timeout)
     own = ([spec.beta], [spec.min_ready], [spec.idle_timeout])
     default = _GRID if args.waited_at_most is not None and asked == (None, None, None) else own
-    betas, floors, idles = (list(given or usual) for given, usual in zip(asked, default, strict=True))
+    betas: list[float] = list(args.beta or default[0])
+    floors: list[int] = list(args.floor or default[1])
+    idles: list[float] = list(args.idle_timeout or default[2])
     slots = spec.max_nodes * spec.slots
     if args.floor and max(floors) > slots:
         raise UsageError(f"--floor expects at most max_nodes times slots = {slots}, got {max(floors)}")
