@@ -77,11 +77,16 @@ class WebSocket(asyncio.Protocol):
         """The handshake is done; `send` may be called from here on."""
 
     def expect(self, seconds: float) -> None:
-        """To be called in `opened`: have `overdue` called in so many seconds. Pings begin only then."""
-        self._timer = self._group.wheel.call_later(seconds, self._expected)
+        """To be called in `opened`: have `overdue` called in so many seconds. Pings are not put off by it."""
+        group = self._group
+        first = group.first_ping(self.limits.ping_interval)
+        if seconds <= first:
+            self._timer = group.wheel.call_later(seconds, self._expected, first - seconds)
+        else:
+            group.wheel.call_later(seconds, self.overdue)
 
     def overdue(self) -> None:
-        """The time that `expect` set has passed: close, if what was expected has not come."""
+        """The time that `expect` set has passed: close, if what was expected has not come and it is still open."""
 
     def received(self, data: bytes) -> None:
         """A text message has arrived, whole; it is valid UTF-8."""
@@ -121,7 +126,7 @@ class WebSocket(asyncio.Protocol):
         except Exception:
             self._failed_hook("opened")
         if self._timer is None and self._transport is not None:
-            self._begin_pings()
+            self._timer = group.wheel.call_later(group.first_ping(self.limits.ping_interval), self._ping)
 
     # Sending ------------------------------------------------------------------------------------------------
 
@@ -259,15 +264,11 @@ class WebSocket(asyncio.Protocol):
 
     # Time ---------------------------------------------------------------------------------------------------
 
-    def _expected(self) -> None:
+    def _expected(self, until_ping: float) -> None:
         self._timer = None
         self.overdue()
         if self._transport is not None:
-            self._begin_pings()
-
-    def _begin_pings(self) -> None:
-        group = self._group
-        self._timer = group.wheel.call_later(group.first_ping(self.limits.ping_interval), self._ping)
+            self._timer = self._group.wheel.call_later(until_ping, self._ping)
 
     def _ping(self) -> None:
         assembly = self._assembly

@@ -239,6 +239,20 @@ async def test_ping_timeout(serve: Serve) -> None:
     assert await asyncio.wait_for(client.reader.read(), TIMEOUT) == b""
 
 
+@pytest.mark.parametrize("seconds", [0.02, 30.0])
+async def test_what_is_expected_puts_no_ping_off(
+    serve: Serve, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overdue = asyncio.Event()
+    monkeypatch.setattr(Recorder, "opened", lambda socket: socket.expect(seconds))
+    monkeypatch.setattr(Recorder, "overdue", lambda socket: overdue.set())
+    server = await serve(Limits(ping_interval=0.2, ping_timeout=0.2))
+    client, socket = await server.pair()
+    assert await client.frame() == (9, b"")
+    assert overdue.is_set() == (seconds < 0.2)
+    assert socket.is_open
+
+
 async def test_half_a_frame_is_life_but_not_for_ever(serve: Serve) -> None:
     server = await serve(Limits(ping_interval=0.1, ping_timeout=0.1))
     client, socket = await server.pair()
