@@ -17,8 +17,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.common.process import stop
+
 START_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 15
 PROJECTS = {"wrtc": "WRTC01", "aiortc": "AIORT1"}
 
 # A pool an engine, and a project a pool: so one bridge serves them all.
@@ -78,15 +79,6 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @contextmanager
 def _running(command: Sequence[str], folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / f"{name}.log").open("wb") as log:
@@ -101,7 +93,7 @@ def _running(command: Sequence[str], folder: Path, name: str) -> Iterator[subpro
     try:
         yield process
     finally:
-        _stop(process)
+        stop(process)
 
 
 def _wait(what: str, ready: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:

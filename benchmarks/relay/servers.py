@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -14,10 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.common.process import stop
+
 PEERS = Path(__file__).parent / "peers"
 RTCBRIDGE = Path(sys.executable).parent / "rtcbridge"
 START_TIMEOUT_S = 30
-STOP_TIMEOUT_S = 15
 
 # Every feature is on; the rate limit is checked and never reached.
 BRIDGE_CONFIG = """\
@@ -115,15 +115,6 @@ def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path
     raise RuntimeError(f"the server did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 @contextmanager
 def running(name: str, core: int) -> Iterator[Server]:
     """Start a server pinned to `core` with a fresh store; stop it at the end.
@@ -149,4 +140,4 @@ def running(name: str, core: int) -> Iterator[Server]:
             _wait_until_listening(process, port, log)
             yield Server(name, launch, port, process)
         finally:
-            _stop(process)
+            stop(process)
