@@ -240,9 +240,7 @@ async def test_ping_timeout(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.02, 30.0])
-async def test_what_is_expected_puts_no_ping_off(
-    serve: Serve, seconds: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_is_expected_puts_no_ping_off(serve: Serve, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
     overdue = asyncio.Event()
     monkeypatch.setattr(Recorder, "opened", lambda socket: socket.expect(seconds))
     monkeypatch.setattr(Recorder, "overdue", lambda socket: overdue.set())
