@@ -191,13 +191,15 @@ class LocalOptions(Struct, frozen=True, kw_only=True):
 
 
 class CommandOptions(Struct, frozen=True, kw_only=True):
-    """`[pools.command]`: nodes made by four shell commands."""
+    """`[pools.command]`: nodes made by four shell commands; a fifth, which may be left out, lists them."""
 
     create: Text = ""
     start: Text = ""
     stop: Text = ""
     destroy: Text = ""
+    list: Text = ""
     timeout: Seconds = 300.0
+    list_interval: Seconds = 30.0
 
 
 class SshOptions(Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-"""Nodes by four shell commands: any cloud that has a command line."""
+"""Nodes by four shell commands, and a fifth that lists them: any cloud that has a command line."""
 
 import asyncio
 import contextlib
@@ -15,6 +15,7 @@ from rtcbridge.ports import Launch, ProviderError
 _TAIL = 400  # bytes of a command's output that an error shows
 _MOST_OUTPUT = 16 << 20  # bytes; a command that writes more is killed
 _CHECK_EVERY = 0.5  # seconds
+_UNSEEN = 30.0  # seconds that a machine just made or started may be missing in the cloud's own list
 
 
 class CommandProvider:
@@ -22,57 +23,80 @@ class CommandProvider:
 
     A command finds the node in its environment (`Launch.env()`), runs in a process group of its own, and may
     leave processes behind: only a command that is cancelled or overruns is killed, with its whole group.
-    """
 
-    list_interval = 60.0
+    Attributes:
+        list_interval: seconds between two looks.
+    """
 
     def __init__(self, options: CommandOptions) -> None:
         """Keep the commands; nothing is run yet."""
+        self.list_interval = options.list_interval
         self._options = options
+        self._recent: dict[str, float] = {}  # node: when its machine was made or started, on the loop's clock
 
     async def create(self, launch: Launch) -> None:
         """Run `create`. Raises ProviderError."""
         await self._run("create", self._options.create, launch)
+        self._recent[launch.node] = _now()
 
     async def start(self, launch: Launch) -> None:
         """Run `start`. Raises ProviderError."""
         await self._run("start", self._options.start, launch)
+        self._recent[launch.node] = _now()
 
     async def stop(self, launch: Launch) -> None:
         """Run `stop`. Raises ProviderError."""
+        self._recent.pop(launch.node, None)
         await self._run("stop", self._options.stop, launch)
 
     async def destroy(self, launch: Launch) -> None:
         """Run `destroy`. Raises ProviderError."""
+        self._recent.pop(launch.node, None)
         await self._run("destroy", self._options.destroy, launch)
 
     async def list(self) -> Mapping[str, bool] | None:
-        """Return None: there is no command for it."""
-        return None
+        """Run `list` and return each node that it prints, true if it runs; None without such a command.
+
+        A node that was made or started a moment ago runs also if the list does not have it yet.
+
+        Raises:
+            ProviderError: the command failed, or printed what is not `NODE running` or `NODE stopped`.
+        """
+        if not self._options.list.strip():
+            return None
+        text = await self._run("list", self._options.list)
+        latest = _now() - _UNSEEN
+        self._recent = {node: since for node, since in self._recent.items() if since > latest}
+        return dict.fromkeys(self._recent, True) | _machines(text)
 
     async def close(self) -> None:
         """Do nothing: no command outlives the call that runs it."""
 
-    async def _run(self, name: str, command: str, launch: Launch) -> None:
-        # A file and no pipe: what a command leaves in the background keeps its output, and must neither hold
+    async def _run(self, name: str, command: str, launch: Launch | None = None) -> str:
+        """Run a command; return what it printed. Raises ProviderError."""
+        env = {**os.environ, **(launch.env() if launch else {})}
+        # Files and no pipes: what a command leaves in the background keeps its output, and must neither hold
         # up this call nor die of a broken pipe when the bridge does.
-        with tempfile.TemporaryFile() as output:
-            process = await _spawn(name, command, {**os.environ, **launch.env()}, output)
+        with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+            # What is read as a list has no warnings in it; elsewhere the order of the lines is worth more.
+            process = await _spawn(name, command, env, output, output if launch else errors)
             try:
-                failure = await self._wait(process, output)
+                failure = await self._wait(process, output, errors)
             finally:
                 await asyncio.shield(_kill_group(process))
             if failure:
-                raise ProviderError(f"{name} command: {failure}{_tail(output, launch)}")
+                raise ProviderError(f"{name} command: {failure}{_tail(output if launch else errors, launch)}")
+            output.seek(0)
+            return "" if launch else output.read().decode("utf-8", "replace")
 
-    async def _wait(self, process: asyncio.subprocess.Process, output: BinaryIO) -> str:
+    async def _wait(self, process: asyncio.subprocess.Process, *files: BinaryIO) -> str:
         """Wait for the end of a command within its bounds; return what went wrong, if anything."""
         deadline = asyncio.get_running_loop().time() + self._options.timeout
         while process.returncode is None:
             left = deadline - asyncio.get_running_loop().time()
             if left <= 0:
                 return f"not done after {self._options.timeout:g} s"
-            if os.fstat(output.fileno()).st_size > _MOST_OUTPUT:
+            if any(os.fstat(file.fileno()).st_size > _MOST_OUTPUT for file in files):
                 return f"wrote more than {_MOST_OUTPUT >> 20} MiB"
             try:
                 await asyncio.wait_for(process.wait(), min(left, _CHECK_EVERY))
@@ -82,14 +106,16 @@ class CommandProvider:
         return "" if code == 0 else f"exit status {code}" if code > 0 else f"killed by signal {-code}"
 
 
-async def _spawn(name: str, command: str, env: Mapping[str, str], output: BinaryIO) -> asyncio.subprocess.Process:
+async def _spawn(
+    name: str, command: str, env: Mapping[str, str], output: BinaryIO, errors: BinaryIO
+) -> asyncio.subprocess.Process:
     """Start a command. Raises ProviderError."""
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_shell(
             command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=output,
-            stderr=output,
+            stderr=errors,
             env=env,
             start_new_session=True,
         )
@@ -114,11 +140,29 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _tail(output: BinaryIO, launch: Launch) -> str:
+def _machines(text: str) -> dict[str, bool]:
+    """Read what `list` printed. Of several machines of one node, one that runs counts. Raises ProviderError."""
+    found: dict[str, bool] = {}
+    for line in text.splitlines():
+        match line.split():
+            case []:
+                continue
+            case [node, "running" | "stopped" as state]:
+                found[node] = found.get(node, False) or state == "running"
+            case _:
+                raise ProviderError(f"list command: expected NODE running or NODE stopped, not {line[:80]!r}")
+    return found
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _tail(output: BinaryIO, launch: Launch | None) -> str:
     """The end of what a command wrote, on one line, without the node's token."""
     start = output.seek(max(0, output.seek(0, os.SEEK_END) - _TAIL))
     text = output.read().decode("utf-8", "replace")
     if start:
         text = re.sub(r"^\S*", "", text)  # half a word, which might be half the token
-    line = " ".join(text.replace(launch.token, "…").split())
+    line = " ".join((text.replace(launch.token, "…") if launch else text).split())
     return f": {line}" if line else ""
