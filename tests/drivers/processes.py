@@ -12,7 +12,8 @@ exec sleep 600
 """
 # Commands that bear being killed at any point and run again, as those of a real cloud must.
 DISK = 'export DISK="$TEST_FOLDER/$RTCBRIDGE_NODE"; '
-RUN = """setsid sh -c '(set -C; echo $$ > "$DISK/pid") 2>/dev/null || exit; exec sh "$TEST_FOLDER/machine"' &"""
+RUN = """setsid sh -c '(set -C; echo $$ > "$DISK/pid") 2>/dev/null || exit; exec sh "$TEST_FOLDER/machine"' &
+until test -s "$DISK/pid"; do sleep 0.01; done"""
 KILL = "until test -s pid; do sleep 0.01; done; kill $(cat pid); rm pid"
 COMMANDS = CommandOptions(
     create=f'{DISK} mkdir -p "$DISK"; test -e "$DISK/pid" && exit; {RUN}',
