@@ -15,7 +15,7 @@ from rtcbridge import cli, config
 from rtcbridge.cli.node import _ENVIRONMENT
 from rtcbridge.ports import Launch
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
+EXAMPLES = sorted(file for file in (ROOT / "examples").rglob("*") if "__pycache__" not in file.parts)
 MAKE_VARIABLES = {"PORT", "HOST", "TLS"}
 
 
