@@ -3,6 +3,8 @@
 import os
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import pytest
 
@@ -28,3 +30,40 @@ def folder(tmp_path, monkeypatch):
     for file in tmp_path.glob("*.pids"):
         for pid in running(tmp_path, file.stem):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def moto() -> Iterator[str]:
+    """The address of moto's server."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+async def ec2_machines(moto: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    """Moto without machines, behind a proxy, and an environment in which AWS's programs find nothing else."""
+    from drivers.ec2_cloud import Cloud, backend, state_of
+    from drivers.fault_proxy import FaultProxy
+
+    # All that these tests make; a reset of moto reads its lists of images again.
+    backend().reservations.clear()
+    backend().volumes.clear()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATEST")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very secret")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(
+        "botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0
+    )  # seconds between attempts
+    proxy = FaultProxy(moto, state_of)
+    cloud = Cloud(tmp_path, proxy, await proxy.start())
+    yield cloud
+    for provider in cloud.made:
+        await provider.close()
+    await proxy.close()
