@@ -75,7 +75,7 @@ async def test_a_model_that_fails_its_first_frame_is_a_failed_boot_at_once(tmp_p
                 await client.expect("error", message="Maximum pool size reached. Cannot assign a new node.")
             failed = await asyncio.to_thread(lambda: bridge.event("node", state="failed"))
             assert failed["reason"] == "its machine has stopped"
-            (log,) = tmp_path.glob("rtcbridge-nodes/default/*/node.log")
+            log = tmp_path / "rtcbridge-nodes" / "default" / failed["node"] / "node.log"
             assert log.read_text().splitlines()[-1] == (
                 "rtcbridge node: model gated fails on its first frame: RuntimeError: no kernel image"
             )
