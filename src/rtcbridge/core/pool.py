@@ -55,6 +55,17 @@ class Pool:
         else:
             self.line.append(session, waiter)
 
+    def take(self, session: str) -> str | None:
+        """Give a session a slot at once if nobody is before it; return the node. Else nothing happens: see `join`.
+
+        The same as `join` and `settle`, in fewer steps, for the common case.
+        """
+        if not self._tally.open or self._verdicts or self.line or session in self.holders:
+            return None
+        node = self.nodes[self._tally.open[0][1]]
+        self._hold(session, node)
+        return node.id
+
     def stay(self, session: str) -> None:
         """Let a waiting session keep its place also when the pool is full."""
         if waiter := self.line.get(session):

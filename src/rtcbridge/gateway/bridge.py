@@ -19,6 +19,7 @@ from rtcbridge.core.events import (
     End,
     Event,
     Expired,
+    Granted,
     Reassign,
     SendClient,
     SendNode,
@@ -206,35 +207,36 @@ class Bridge:
         """Give a session one event and do what it asks. Raises ProtocolError; then nothing has changed."""
         now = self.clock()
         session = entry.session
-        effects = session.receive(source, event, now)
-        for effect in effects:
-            self._perform(entry, effect, now)
-        entry.link = self.links.get(session.node) if session.relaying else None
-        self._reschedule(entry, now)
-        self._settle_all()
-
-    def _perform(self, entry: Entry, effect: Effect, now: float) -> None:
-        session, pool = entry.session, entry.pool
-        match effect:
-            case SendClient(data=data):
+        before = session.state
+        for effect in session.receive(source, event, now):
+            if isinstance(effect, SendClient):  # no patterns here: they take three times as long
                 if entry.client is not None:
-                    entry.client.send(data)
-            case SendNode(node=node, data=data):
-                if link := self.links.get(node):
-                    link.send(data)
-            case Begin(node=node):
-                self._begin(entry, node)
-            case End():
+                    entry.client.send(effect.data)
+            elif isinstance(effect, SendNode):
+                if (link := self.links.get(effect.node)) is not None:
+                    link.send(effect.data)
+            elif isinstance(effect, Begin):
+                self._begin(entry, effect.node)
+            elif isinstance(effect, End):
                 self._end(entry, effect, now)
-            case _:
-                self._ask(pool, session.id, effect, now)
+            else:
+                self._ask(entry, effect, now)
+        if session.state is not before:
+            entry.link = self.links.get(session.node) if session.relaying else None
+            self._reschedule(entry, now)
+        if self._unsettled and not self._settling:
+            self._settle_all()
 
-    def _ask(self, pool: Pool, session: str, effect: Acquire | Stay | Yield | Reassign, now: float) -> None:
+    def _ask(self, entry: Entry, effect: Acquire | Stay | Yield | Reassign, now: float) -> None:
         """Pass on what a session wants of its pool."""
+        pool, session = entry.pool, entry.session.id
         self._unsettled[pool.spec.name] = pool
         match effect:
             case Acquire(patient=patient):
-                pool.join(session, patient=patient)
+                if (node := pool.take(session)) is not None:
+                    self.deliver(entry, Source.POOL, Granted(node))
+                else:
+                    pool.join(session, patient=patient)
             case Stay():
                 pool.stay(session)
             case Yield():

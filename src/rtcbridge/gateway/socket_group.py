@@ -6,7 +6,9 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .timers import TimerWheel
+from msgspec import Struct
+
+from .timers import Lane, TimerWheel
 
 if TYPE_CHECKING:
     from .websocket import WebSocket
@@ -37,8 +39,7 @@ class Limits:
     drain_timeout: float = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """How a connection ended.
 
     Attributes:
@@ -70,6 +71,7 @@ class SocketGroup:
         self.call_soon = loop.call_soon
         self.dirty: list[WebSocket] = []
         self._spending: list[WebSocket] = []  # those whose message credit is to be renewed
+        self._lanes: dict[float, Lane] = {}
         self._phase = 0.0
         self._empty: asyncio.Event | None = None
 
@@ -114,6 +116,13 @@ class SocketGroup:
         self._spending = [socket for socket in self._spending if socket._renew_credit()]
         if self._spending:
             self.wheel.call_later(1.0, self._renew)
+
+    def lane(self, seconds: float) -> Lane:
+        """Where sockets wait that expect something within so many seconds of their opening."""
+        lane = self._lanes.get(seconds)
+        if lane is None:
+            lane = self._lanes[seconds] = self.wheel.lane(seconds, lambda socket: socket._expected(seconds))
+        return lane
 
     def first_ping(self, interval: float) -> float:
         """Seconds until a new socket's first ping."""
