@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from msgspec import Struct
 
@@ -12,6 +12,11 @@ from .timers import Lane, TimerWheel
 
 if TYPE_CHECKING:
     from .websocket import WebSocket
+
+# How long a write waits for others: it begins above so many sockets, and ends at so many turns or sockets.
+_GATHER_FROM: Final = 2
+_GATHER_TURNS: Final = 8
+_GATHER_SOCKETS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ class SocketGroup:
         self.call_soon = loop.call_soon
         self.dirty: list[WebSocket] = []
         self._spending: list[WebSocket] = []  # those whose message credit is to be renewed
+        self._gathered, self._turns = _GATHER_FROM, 0
         self._lanes: dict[float, Lane] = {}
         self._phase = 0.0
         self._empty: asyncio.Event | None = None
@@ -88,8 +94,18 @@ class SocketGroup:
             await self._empty.wait()
 
     def flush(self) -> None:
-        """Write what is queued, one write a socket; to be scheduled by whoever makes `dirty` non-empty."""
+        """Write what is queued, one write a socket; to be scheduled by whoever makes `dirty` non-empty.
+
+        What a busy turn has to say waits while the turns behind it go on adding to it. Many sockets are then
+        written in one go, which spares as many wake-ups of their peers: a third of the cost of a set-up.
+        """
         dirty = self.dirty
+        if self._gathered < len(dirty) < _GATHER_SOCKETS and self._turns < _GATHER_TURNS:
+            self._gathered = len(dirty)
+            self._turns += 1
+            self.call_soon(self.flush)
+            return
+        self._gathered, self._turns = _GATHER_FROM, 0
         for socket in dirty:  # grows under the loop if an end() makes others send
             queue = socket._queue
             if queue is None:

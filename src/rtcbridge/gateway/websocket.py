@@ -1,7 +1,8 @@
-"""Server side of a WebSocket (RFC 6455) on `asyncio.Protocol`: no buffer a connection, one write a loop turn.
+"""Server side of a WebSocket (RFC 6455) on `asyncio.Protocol`: no buffer a connection, few writes.
 
 Why our own: a relay's cost is its sockets. Here a chunk from the network is parsed in place, all that a socket
-has to send in one turn of the event loop goes out in one write, and an idle connection holds no buffer.
+has to send in a turn of the event loop, or in a few busy ones, goes out in one write, and an idle connection
+holds no buffer.
 No extension is negotiated, permessage-deflate (RFC 7692) least of all: it costs tens of kilobytes a connection.
 """
 
