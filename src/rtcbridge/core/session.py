@@ -172,7 +172,7 @@ class Session:
     @property
     def deadline(self) -> float:
         """When `Timeout` or, if `expires` has come, `Expired` is due."""
-        return min(self._state_deadline, self.expires)
+        return self._state_deadline if self._state_deadline < self.expires else self.expires
 
     @property
     def relaying(self) -> bool:
