@@ -208,7 +208,7 @@ def test_where_nodes_dial_in(server, port, url):
         ('[[pools]]\nprojects = ["test"]', "projects: expected a list, each of it six characters A-Z 0-9"),
         ("[[pools]]\nname = 3", "[[pools]] 3: name: expected a name"),
         ("[[pools]]\n[[pools]]", '[[pools]] "default": name: expected a name of its own, another pool has this'),
-        ('[[pools]]\nprovider = "x"', 'provider: expected one of command, docker, ec2, local, ssh, static, got "x"'),
+        ('[[pools]]\nprovider = "x"', 'provider: expected one of command, docker, ec2, kubernetes, local, ssh, static, got "x"'),
         ("[[pools]]\nmin_ready = 5", "min_ready: expected at most max_nodes times slots = 4, got 5"),
         ('[[pools]]\nprovider = "command"', '[[pools]] "default": command.create: expected a shell command'),
         (
