@@ -500,14 +500,14 @@ def _fill_pool(table: object, prefix: str) -> Pool:
     known = {field.name for field in msgspec.structs.fields(Pool)}
     if not isinstance(table, dict) or (table.get("provider", "local") in BUILT_IN_PROVIDERS and table.keys() <= known):
         return _fill(Pool, table, prefix)
-    others = plugins()
+    others, name = plugins(), table.get("provider", "local")
+    if isinstance(name, str) and name not in (*BUILT_IN_PROVIDERS, *others):
+        here = ", ".join(sorted({*BUILT_IN_PROVIDERS, *others}))
+        raise ConfigError(f"{prefix}provider: expected one of {here}, got {_shown(name)}")
     # The table of a provider that is not the one in use is left alone, as it is its provider's.
     pool = _fill(Pool, {key: value for key, value in table.items() if key not in others}, prefix)
     if pool.provider in BUILT_IN_PROVIDERS:
         return pool
-    if pool.provider not in others:
-        here = ", ".join(sorted({*BUILT_IN_PROVIDERS, *others}))
-        raise ConfigError(f"{prefix}provider: expected one of {here}, got {_shown(pool.provider)}")
     own = table.get(pool.provider, {})
     if not isinstance(own, dict):
         raise ConfigError(f"{prefix}{pool.provider}: expected a table, got {_shown(own)}")

@@ -33,7 +33,7 @@ PROTECTION = "kubernetes.io/pvc-protection"
 Object = dict[str, Any]
 
 
-class Refused(Exception):
+class RefusalError(Exception):
     """An answer that is a Status of failure."""
 
     def __init__(self, code: int, reason: str, message: str, retry_after: str = "", **details: Any) -> None:
@@ -56,7 +56,7 @@ class Fault:
 
     method: str
     plural: str
-    refusal: Refused | None = None
+    refusal: RefusalError | None = None
     body: str = ""  # an answer that is no Status, such as a proxy's
     drop: str = ""  # "before" or "after" the request is done; "silent": no answer ever comes
     watch: bool = False
@@ -139,7 +139,7 @@ class KubeApi:
 
     def expire_watches(self) -> None:
         """Tell the open watches that their version is too old."""
-        status = Refused(410, "Expired", "The resourceVersion for the provided watch is too old.").status
+        status = RefusalError(410, "Expired", "The resourceVersion for the provided watch is too old.").status
         for listener in self._listeners:
             listener.put_nowait((self._version, "ERROR", "", status))
 
@@ -195,7 +195,7 @@ class KubeApi:
         self.calls.append(f"{'WATCH' if watch else request.method} {plural}")
         try:
             if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-                raise Refused(401, "Unauthorized", "Unauthorized")
+                raise RefusalError(401, "Unauthorized", "Unauthorized")
             fault = self._fault(request.method, plural, watch)
             if fault is not None and fault.refusal is not None:
                 raise fault.refusal
@@ -204,10 +204,10 @@ class KubeApi:
             if fault is not None and fault.drop in ("before", "silent"):
                 return await self._drop(request, fault.drop)
             if request.match_info.get("namespace") != NAMESPACE or plural not in KINDS:
-                raise Refused(404, "NotFound", "namespaces not found")
+                raise RefusalError(404, "NotFound", "namespaces not found")
             answer: web.StreamResponse = await handler(request, plural)
             return await self._drop(request, "after") if fault is not None else answer
-        except Refused as refused:
+        except RefusalError as refused:
             headers = {"Retry-After": refused.retry_after} if refused.retry_after else {}
             return answered(refused.status, status=refused.code, headers=headers)
 
@@ -228,7 +228,7 @@ class KubeApi:
     def _found(self, plural: str, name: str) -> Object:
         item = self.objects.get((plural, name))
         if item is None:
-            raise Refused(404, "NotFound", f'{plural} "{name}" not found', name=name, kind=plural)
+            raise RefusalError(404, "NotFound", f'{plural} "{name}" not found', name=name, kind=plural)
         return item
 
     async def _get(self, request: web.Request, plural: str) -> web.StreamResponse:
@@ -243,11 +243,11 @@ class KubeApi:
             admit(plural, item)
         if len(self.all(plural)) >= self.quota.get(plural, 1 << 30):
             used = f"requested: count/{plural}=1, used: count/{plural}={self.quota[plural]}"
-            raise Refused(403, "Forbidden", f'{plural} "{name}" is forbidden: exceeded quota: team, {used}')
+            raise RefusalError(403, "Forbidden", f'{plural} "{name}" is forbidden: exceeded quota: team, {used}')
         if (plural, name) in self.objects:
             ending = "deletionTimestamp" in self.objects[plural, name]["metadata"]
             message = f'{plural} "{name}" already exists'
-            raise Refused(409, "AlreadyExists", f"object is being deleted: {message}" if ending else message)
+            raise RefusalError(409, "AlreadyExists", f"object is being deleted: {message}" if ending else message)
         number = next(self._numbers)
         item["metadata"] |= {
             "namespace": NAMESPACE,
@@ -269,7 +269,9 @@ class KubeApi:
         version = item["metadata"].get("resourceVersion")
         if version and version != there["metadata"]["resourceVersion"]:
             what = f'Operation cannot be fulfilled on {plural} "{item["metadata"]["name"]}"'
-            raise Refused(409, "Conflict", f"{what}: the object has been modified; please apply your changes again")
+            raise RefusalError(
+                409, "Conflict", f"{what}: the object has been modified; please apply your changes again"
+            )
         kept = ("uid", "creationTimestamp", "namespace")
         item["metadata"] |= {key: there["metadata"][key] for key in kept}
         self._store("MODIFIED", plural, item)
@@ -305,7 +307,9 @@ class KubeApi:
                 self.compact()
             version, items = self._snapshots.pop(token, (-1, []))
             if version < self._compacted:
-                raise Refused(410, "Expired", "The provided continue parameter is too old to display a consistent list")
+                raise RefusalError(
+                    410, "Expired", "The provided continue parameter is too old to display a consistent list"
+                )
         else:
             version = self._version
             items = [copy.deepcopy(item) for item in self.all(plural).values() if matches(item, wanted)]
@@ -319,7 +323,7 @@ class KubeApi:
 
     async def _watch(self, request: web.Request, plural: str, wanted: dict[str, str]) -> web.StreamResponse:
         since = int(request.query.get("resourceVersion") or self._version)
-        too_old = Refused(410, "Expired", f"too old resource version: {since} ({self._compacted})")
+        too_old = RefusalError(410, "Expired", f"too old resource version: {since} ({self._compacted})")
         if since < self._compacted and self.gone_by_status:
             raise too_old
         listener: asyncio.Queue[tuple[int, str, str, Object] | None] = asyncio.Queue()
@@ -367,7 +371,7 @@ def selector(text: str) -> dict[str, str]:
     """`a=b,c=d`; the other kinds are not known here."""
     pairs = [part.partition("=") for part in text.split(",") if part]
     if any(not equal or key.endswith("!") for key, equal, _ in pairs):
-        raise Refused(400, "BadRequest", f"unable to parse requirement: {text}")
+        raise RefusalError(400, "BadRequest", f"unable to parse requirement: {text}")
     return {key: value for key, _, value in pairs}
 
 
@@ -380,7 +384,7 @@ def check(plural: str, item: Object) -> None:
     meta, kind = item.get("metadata", {}), KINDS[plural]
     name, mistakes = meta.get("name", ""), []
     if (item.get("apiVersion"), item.get("kind")) != ("v1", kind):
-        raise Refused(400, "BadRequest", f"the object provided is unrecognized: expected a {kind}")
+        raise RefusalError(400, "BadRequest", f"the object provided is unrecognized: expected a {kind}")
     if not SUBDOMAIN.match(name):
         mistakes.append(f'metadata.name: Invalid value: "{name}": a lowercase RFC 1123 subdomain must consist of …')
     for key, value in meta.get("labels", {}).items():
@@ -396,7 +400,7 @@ def check(plural: str, item: Object) -> None:
             mistakes.append("spec.resources[storage]: Required value")
     if mistakes:
         text = mistakes[0] if len(mistakes) == 1 else f"[{', '.join(mistakes)}]"
-        raise Refused(422, "Invalid", f'{kind} "{name}" is invalid: {text}')
+        raise RefusalError(422, "Invalid", f'{kind} "{name}" is invalid: {text}')
 
 
 def pod_mistakes(spec: Object) -> list[str]:

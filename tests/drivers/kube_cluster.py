@@ -148,8 +148,9 @@ class Kubelet:
                 await waiting
 
     def _say(self, pod: Object, state: Object) -> None:
-        pod["status"]["containerStatuses"] = [{"name": "node", "state": state, "image": "", "imageID": "", "ready": True,
-                                               "restartCount": self.starts[pod["metadata"]["name"]] - 1}]  # fmt: skip
+        restarts = self.starts[pod["metadata"]["name"]] - 1
+        said = {"name": "node", "state": state, "image": "", "imageID": "", "ready": True, "restartCount": restarts}
+        pod["status"]["containerStatuses"] = [said]
         self.api.put("pods", pod)
 
 

@@ -236,16 +236,14 @@ def _pairs(texts: Iterable[str]) -> dict[str, str]:
 
 def _checked(wanted: dict[str, Any]) -> Pod:
     """Make the Pod, and find what the API does not know and would drop without a word. Raises ConfigError."""
-    wanted.setdefault("apiVersion", "v1")
-    wanted.setdefault("kind", "Pod")
+    if (wanted.setdefault("apiVersion", "v1"), wanted.setdefault("kind", "Pod")) != ("v1", "Pod"):
+        raise ConfigError("kubernetes.pod_template: expected apiVersion v1 and kind Pod")
     try:
         made = msgspec.convert(wanted, Pod)
     except msgspec.ValidationError as error:
         raise ConfigError(f"kubernetes.pod_template: {_line(error)}") from None
-    unknown = _unknown(wanted, made.to_dict(), "")
-    if unknown or (made.apiVersion, made.kind) != ("v1", "Pod"):
-        what = f"{unknown}: no such field of a Pod" if unknown else "expected apiVersion v1 and kind Pod"
-        raise ConfigError(f"kubernetes.pod_template: {what}")
+    if unknown := _unknown(wanted, made.to_dict(), ""):
+        raise ConfigError(f"kubernetes.pod_template: {unknown}: no such field of a Pod")
     return made
 
 
