@@ -49,8 +49,9 @@ def _load(entry: EntryPoint) -> Callable[[Pool], object]:
         factory: Callable[[Pool], object] = entry.load()
     except ModuleNotFoundError:
         raise
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise ConfigError(f"provider {entry.name}: {entry.value} cannot be loaded: {error}") from None
+    except Exception as error:  # whatever another package does
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"provider {entry.name}: {entry.value} cannot be loaded: {why}") from error
     return factory
 
 
