@@ -7,8 +7,8 @@ deletion in two steps (deletionTimestamp, then gone, by grace period and finaliz
 quotas and admission that refuse before a taken name is noticed; bearer tokens.
 
 It does not show: a real scheduler, kubelet or network; other kinds of selectors, field validation beyond a few
-checks, RBAC beyond one token, server-side apply, the watch cache's own delays, several API servers behind a balancer,
-API priority and fairness; nor that the texts of its errors are exactly those of a given version.
+checks, RBAC beyond plurals and verbs, server-side apply, the watch cache's own delays, several API servers behind a
+balancer, API priority and fairness; nor that the texts of its errors are exactly those of a given version.
 """
 
 import asyncio
@@ -71,6 +71,7 @@ class KubeApi:
         calls: methods and plurals that came in, in order; "WATCH" for watches.
         faults: those to come; the first that matches is used up first.
         quota: the most objects of a plural.
+        allowed: plurals and verbs that are; None for all.
         admission: each may refuse a new object.
         hooks: told of each change: its type, the plural, the object.
         watches: how many are open.
@@ -84,6 +85,7 @@ class KubeApi:
         self.calls: list[str] = []
         self.faults: list[Fault] = []
         self.quota: dict[str, int] = {}
+        self.allowed: set[tuple[str, str]] | None = None
         self.admission: list[Callable[[str, Object], None]] = []
         self.hooks: list[Callable[[str, str, Object], None]] = []
         self.watches = 0
@@ -196,6 +198,7 @@ class KubeApi:
         try:
             if request.headers.get("Authorization") != f"Bearer {TOKEN}":
                 raise RefusalError(401, "Unauthorized", "Unauthorized")
+            self._allow(request, plural, watch)
             fault = self._fault(request.method, plural, watch)
             if fault is not None and fault.refusal is not None:
                 raise fault.refusal
@@ -210,6 +213,14 @@ class KubeApi:
         except RefusalError as refused:
             headers = {"Retry-After": refused.retry_after} if refused.retry_after else {}
             return answered(refused.status, status=refused.code, headers=headers)
+
+    def _allow(self, request: web.Request, plural: str, watch: bool) -> None:
+        named = "name" in request.match_info
+        verbs = {"POST": "create", "PUT": "update", "DELETE": "delete", "GET": "get" if named else "list"}
+        verb = "watch" if watch else verbs[request.method]
+        if self.allowed is not None and (plural, verb) not in self.allowed:
+            message = f'{plural} is forbidden: User "bridge" cannot {verb} resource "{plural}"'
+            raise RefusalError(403, "Forbidden", message)
 
     async def _drop(self, request: web.Request, how: str) -> web.StreamResponse:
         if how == "silent":

@@ -11,16 +11,21 @@ import os
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 import yaml
 
 from drivers.kube_api import NAMESPACE, TOKEN, KubeApi, Object, now
 from rtcbridge.config import KubernetesOptions
 from rtcbridge.drivers.providers.kubernetes import KubernetesProvider
+from rtcbridge.ports import ProviderError
+from rtcbridge.testing.provider_contract import launch
 
+NAME = "rtcbridge-node-1"  # of the Pod, claim and secret of node-1
 MACHINE = """
 env > "$TEST_FOLDER/$RTCBRIDGE_NODE.env.new" && mv "$TEST_FOLDER/$RTCBRIDGE_NODE.env.new" \
     "$TEST_FOLDER/$RTCBRIDGE_NODE.env"
@@ -212,3 +217,25 @@ def kubeconfig(file: Path, url: str, token: str = TOKEN) -> Path:
     }
     file.write_text(yaml.safe_dump(content))
     return file
+
+
+@asynccontextmanager
+async def pods_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Pods]:
+    """A fake cluster with its machines; calls that fail are repeated without a pause."""
+    monkeypatch.setattr("rtcbridge.drivers.providers.kubernetes_api._BACKOFF", 0.01)
+    api = KubeApi()
+    pods = Pods(folder, api, await api.start())
+    try:
+        yield pods
+    finally:
+        await pods.close()
+
+
+async def refusal(operation, *, node="node-1") -> str:
+    with pytest.raises(ProviderError) as caught:
+        await (operation() if operation.__name__ == "list" else operation(launch(node)))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "nk_secret" not in text
+    assert len(text) < 500
+    return text
