@@ -264,6 +264,19 @@ async def test_a_secret_that_another_changes_meanwhile_is_read_again(machines, a
     assert base64.b64decode(data["RTCBRIDGE_URL"]) == b"wss://new.example/node"
 
 
+async def test_a_secret_that_outlived_its_claim_goes_over_to_the_new_one(machines, api):
+    """Else the garbage collector would take it from under the Pod."""
+    provider = machines.make()
+    await provider.create(launch())
+    await until(machines.running)
+    secret = api.all("secrets")[NAME]
+    secret["metadata"]["ownerReferences"][0]["uid"] = "of a former claim"
+    api.put("secrets", secret)
+    await provider.create(launch())
+    (owner,) = api.all("secrets")[NAME]["metadata"]["ownerReferences"]
+    assert owner["uid"] == api.all("persistentvolumeclaims")[NAME]["metadata"]["uid"]
+
+
 async def test_an_old_version_replaces_nothing(machines, api):
     """What the fake itself must do for the test above to mean anything."""
     provider = machines.make()
