@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 # A contract's failures show values, as those of a test module do.
-pytest.register_assert_rewrite("drivers.contract")
+pytest.register_assert_rewrite("rtcbridge.testing.provider_contract")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from drivers.contract import Contract, ListContract, launch, until
 from rtcbridge.config import DockerOptions
 from rtcbridge.drivers.providers.docker import DockerProvider, container_config
 from rtcbridge.ports import ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
 
 IMAGE = "localhost/rtcbridge-test:1"
 BUSYBOX = Path("/bin/busybox")

@@ -10,7 +10,6 @@ import httpx
 import pytest
 from moto.server import ThreadedMotoServer
 
-from drivers.contract import Contract, ListContract, launch
 from drivers.ec2_cloud import IMAGE, REGION, Cloud, backend, run_by_hand, state, state_of, tags
 from drivers.fault_proxy import Fault, FaultProxy
 from rtcbridge import config
@@ -19,6 +18,7 @@ from rtcbridge.drivers.providers import make_provider
 from rtcbridge.drivers.providers.ec2 import Ec2Provider
 from rtcbridge.drivers.providers.ec2_request import client_token, places, run_request, user_data
 from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch
 
 pytestmark = pytest.mark.slow
 

@@ -8,10 +8,10 @@ import sys
 import psutil
 import pytest
 
-from drivers.contract import Contract, ListContract, launch, until
 from rtcbridge.config import CommandOptions, LocalOptions, Pool
 from rtcbridge.drivers.providers import CommandProvider, LocalProvider, StaticProvider, make_provider, sweep
 from rtcbridge.ports import Provider, ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
 
 # The "machine" of these tests: a process that notes its environment and lives until it is told to end.
 MACHINE = """

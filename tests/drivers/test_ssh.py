@@ -15,11 +15,11 @@ import asyncssh
 import psutil
 import pytest
 
-from drivers.contract import Contract, ListContract, launch, until
 from rtcbridge.config import SshOptions
 from rtcbridge.drivers.providers.ssh import SshProvider
 from rtcbridge.drivers.providers.ssh_script import script
 from rtcbridge.ports import ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 TOOLS = all(shutil.which(tool) for tool in ("flock", "setsid"))
