@@ -12,6 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -21,7 +22,9 @@ from msgspec import Meta, Struct, inspect
 from rtcbridge.core.spec import PoolSpec
 
 ENV_PREFIX = "RTCBRIDGE_"
+PROVIDER_GROUP = "rtcbridge.providers"  # entry points of providers, see docs/how-to/write-a-provider.md
 _YEAR = 31_536_000.0
+_SECRET = re.compile(r"(credential|password|secret|token)\Z")  # keys whose value an error does not show
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a wildcard is dialled as
 _S = TypeVar("_S", bound=Struct)
 
@@ -88,10 +91,47 @@ SshHost = Annotated[
         description="HOST, USER@HOST or USER@HOST:PORT",
     ),
 ]
+ProviderName = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}\Z", description="the name of a provider")]
+KubeName = Annotated[
+    str,
+    Meta(
+        pattern=r"^([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?\Z",
+        description="a name of Kubernetes: a-z, 0-9, '-' and '.'",
+    ),
+]
+Quantity = Annotated[
+    str,
+    Meta(pattern=r"^\d+(\.\d+)?(m|k|[KMGTPE]i?)?\Z", description="a quantity of Kubernetes such as 20Gi or 500m"),
+]
+Resource = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]*=\d+(\.\d+)?(m|k|[KMGTPE]i?)?\Z",
+        description="NAME=QUANTITY such as memory=8Gi",
+    ),
+]
+ResourceName = Annotated[
+    str, Meta(pattern=r"^[a-z0-9][a-z0-9.-]*/[A-Za-z0-9._-]+\Z", description="a resource such as nvidia.com/gpu")
+]
+NodeLabel = Annotated[
+    str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]*=[A-Za-z0-9._-]{0,63}\Z", description="LABEL=VALUE")
+]
+Toleration = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9./_-]*(=[A-Za-z0-9._-]{0,63})?(:(NoSchedule|PreferNoSchedule|NoExecute))?\Z",
+        description="KEY, KEY=VALUE or either with :EFFECT, as of `kubectl taint`",
+    ),
+]
+MountPath = Annotated[str, Meta(pattern=r"^/[^:\0]+\Z", description="an absolute path without ':'")]
 Ec2Tag = Annotated[
     str,
     Meta(pattern=r"^(?!aws:|rtcbridge:|Name=)[^\0=]{1,128}=[^\0]{0,256}\Z", description="KEY=VALUE, the key your own"),
 ]
+
+
+def _is_table(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
 class ConfigError(Exception):
@@ -256,14 +296,39 @@ class Ec2Options(Struct, frozen=True, kw_only=True):
     list_interval: Seconds = 15.0
 
 
-ProviderOptions = StaticOptions | LocalOptions | CommandOptions | SshOptions | DockerOptions | Ec2Options
+class KubernetesOptions(Struct, frozen=True, kw_only=True):
+    """`[pools.kubernetes]`: nodes as Pods of a Kubernetes cluster, each with a volume claim."""
+
+    kubeconfig: Text = ""
+    context: Text = ""
+    namespace: KubeName = ""
+    image: Text = ""
+    pull: Literal["missing", "always", "never"] = "missing"
+    pull_secrets: tuple[KubeName, ...] = ()
+    command: tuple[Argument, ...] = ()
+    env: tuple[Variable, ...] = ()
+    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
+    gpu_resource: ResourceName = "nvidia.com/gpu"
+    requests: tuple[Resource, ...] = ()
+    limits: tuple[Resource, ...] = ()
+    node_selector: tuple[NodeLabel, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    service_account: KubeName = ""
+    network: Literal["", "host"] = ""
+    volume_size: Quantity = "10Gi"
+    storage_class: KubeName = ""
+    mount: MountPath = "/data"
+    pod_template: Text = ""
+    stop_grace: Annotated[int, Meta(ge=1, le=3600)] = 30
+    timeout: Seconds = 10.0
+    list_interval: Seconds = 15.0
 
 
 class Pool(Struct, frozen=True, kw_only=True):
     """One `[[pools]]` table: the nodes of one kind, and the provider that makes them."""
 
     name: PoolName = "default"
-    provider: Literal["static", "local", "command", "ssh", "docker", "ec2"] = "local"
+    provider: ProviderName = "local"
     projects: tuple[Project, ...] = ()
     slots: Annotated[int, Meta(ge=1, le=1000)] = 1
     min_ready: Annotated[int, Meta(ge=0, le=100_000)] = 0
@@ -286,17 +351,35 @@ class Pool(Struct, frozen=True, kw_only=True):
     ssh: SshOptions = SshOptions()
     docker: DockerOptions = DockerOptions()
     ec2: Ec2Options = Ec2Options()
-
-    @property
-    def options(self) -> ProviderOptions:
-        """The options of the provider that this pool names."""
-        options: ProviderOptions = getattr(self, self.provider)
-        return options
+    kubernetes: KubernetesOptions = KubernetesOptions()
 
     def spec(self) -> PoolSpec:
         """The pool as the pure core wants it."""
         same = {field.name for field in msgspec.structs.fields(PoolSpec)} - {"elastic"}
         return PoolSpec(elastic=self.provider != "static", **{name: getattr(self, name) for name in same})
+
+
+BUILT_IN_PROVIDERS = tuple(sorted(field.name for field in msgspec.structs.fields(Pool) if _is_table(field.type)))
+
+
+class PluginPool(Pool, frozen=True, kw_only=True):
+    """A `[[pools]]` table whose provider is not of this package: an entry point of `PROVIDER_GROUP`.
+
+    Attributes:
+        table: `[pools.PROVIDER]`, as the file has it; nobody but the provider has looked at it.
+        folder: That of the file: a relative path in the table is relative to it. Empty for the working directory.
+    """
+
+    table: Mapping[str, Any] = {}
+    folder: str = ""
+
+    def fill(self, cls: type[_S]) -> _S:
+        """Make a msgspec struct of the table, which has a field for each key.
+
+        Raises:
+            ConfigError: a key is unknown, missing, or its value is not of the field's type. It names the key.
+        """
+        return _fill(cls, self.table, f"{self.provider}.")
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -371,6 +454,22 @@ def variables() -> dict[str, tuple[str, str]]:
     }
 
 
+def plugins() -> Mapping[str, EntryPoint]:
+    """Return the providers of other packages that are installed, by name; nothing of theirs is run.
+
+    Raises:
+        ConfigError: two packages have one of the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    taken = {field.name for field in msgspec.structs.fields(Pool)}
+    for entry in entry_points(group=PROVIDER_GROUP):
+        if entry.name in taken:  # a provider of this package, or a key of each pool
+            continue
+        if found.setdefault(entry.name, entry).value != entry.value:
+            raise ConfigError(f"two packages have a provider {entry.name}: {found[entry.name].value}, {entry.value}")
+    return found
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -392,7 +491,29 @@ def _fill(cls: type[_S], table: object, prefix: str) -> _S:
         if key not in fields:
             raise ConfigError(f"{prefix}{key}: no such key; {_hint(key, fields)}")
         values[key] = _convert(value, inspect.type_info(fields[key]), fields[key], prefix + key)
+    for field in msgspec.structs.fields(cls):
+        if field.required and field.name not in values:
+            raise ConfigError(f"{prefix}{field.name}: expected {_expected(inspect.type_info(field.type))}, got nothing")
     return cls(**values)
+
+
+def _fill_pool(table: object, prefix: str) -> Pool:
+    """Make one pool; its provider may be another package's."""
+    known = {field.name for field in msgspec.structs.fields(Pool)}
+    if not isinstance(table, dict) or (table.get("provider", "local") in BUILT_IN_PROVIDERS and table.keys() <= known):
+        return _fill(Pool, table, prefix)
+    others, name = plugins(), table.get("provider", "local")
+    if isinstance(name, str) and name not in (*BUILT_IN_PROVIDERS, *others):
+        here = ", ".join(sorted({*BUILT_IN_PROVIDERS, *others}))
+        raise ConfigError(f"{prefix}provider: expected one of {here}, got {_shown(name)}")
+    # The table of a provider that is not the one in use is left alone, as it is its provider's.
+    pool = _fill(Pool, {key: value for key, value in table.items() if key not in others}, prefix)
+    if pool.provider in BUILT_IN_PROVIDERS:
+        return pool
+    own = table.get(pool.provider, {})
+    if not isinstance(own, dict):
+        raise ConfigError(f"{prefix}{pool.provider}: expected a table, got {_shown(own)}")
+    return PluginPool(**{name: getattr(pool, name) for name in known}, table=own)
 
 
 def _convert(value: Any, info: inspect.Type, kind: Any, where: str) -> Any:
@@ -403,11 +524,13 @@ def _convert(value: Any, info: inspect.Type, kind: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise ConfigError(f"{where}: expected a list of tables, got {_shown(value)}")
         cls = info.item_type.cls
+        if cls is Pool:
+            return tuple(_fill_pool(item, _item(where, index, item)) for index, item in enumerate(value))
         return tuple(_fill(cls, item, _item(where, index, item)) for index, item in enumerate(value))
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        got = "" if where.endswith("credential") else f", got {_shown(value)}"
+        got = "" if _SECRET.search(where) else f", got {_shown(value)}"
         raise ConfigError(f"{where}: expected {_expected(info)}{got}") from None
 
 
@@ -431,6 +554,8 @@ def _expected(info: inspect.Type) -> str:
             return f"a number above 0, at most {high:.15g}"
         case inspect.BoolType():
             return "true or false"
+        case inspect.DictType():
+            return "a table"
         case inspect.LiteralType(values=values):
             return f"one of {', '.join(str(value) or repr(value) for value in values)}"
         case inspect.VarTupleType(item_type=item):
@@ -499,19 +624,26 @@ def _rebase(config: Config, folder: Path) -> Config:
     def model(name: str) -> str:
         return moved(name) if name.partition(":")[0].endswith(".py") else name
 
+    def rebased(pool: Pool) -> Pool:
+        kubernetes = replace(
+            pool.kubernetes,
+            kubeconfig=moved(pool.kubernetes.kubeconfig),
+            pod_template=moved(pool.kubernetes.pod_template),
+        )
+        pool = replace(
+            pool,
+            local=replace(pool.local, state=moved(pool.local.state), model=model(pool.local.model)),
+            ssh=replace(pool.ssh, key=moved(pool.ssh.key), known_hosts=moved(pool.ssh.known_hosts)),
+            kubernetes=kubernetes,
+        )
+        return replace(pool, folder=str(folder)) if isinstance(pool, PluginPool) else pool
+
     server = config.server
     return replace(
         config,
         server=replace(server, tls_cert=moved(server.tls_cert), tls_key=moved(server.tls_key)),
         store=Store(url=f"sqlite:///{folder / config.store.path}"),
-        pools=tuple(
-            replace(
-                pool,
-                local=replace(pool.local, state=moved(pool.local.state), model=model(pool.local.model)),
-                ssh=replace(pool.ssh, key=moved(pool.ssh.key), known_hosts=moved(pool.ssh.known_hosts)),
-            )
-            for pool in config.pools
-        ),
+        pools=tuple(rebased(pool) for pool in config.pools),
     )
 
 
@@ -562,6 +694,8 @@ def _check_pool(pool: Pool, here: str) -> None:
         raise ConfigError(f"{here}: docker.image: expected the name of an image")
     if pool.provider == "ec2":
         _check_ec2(pool.ec2, f"{here}: ec2")
+    if pool.provider == "kubernetes":
+        _check_kubernetes(pool.kubernetes, f"{here}: kubernetes")
 
 
 def _check_ssh(options: SshOptions, here: str) -> None:
@@ -583,3 +717,12 @@ def _check_ec2(options: Ec2Options, here: str) -> None:
         raise ConfigError(f"{here}.launch_template: expected its name or id, or else both image and instance_types")
     if options.subnets and options.zones:
         raise ConfigError(f"{here}.zones: expected none beside subnets, each of which is in one zone")
+
+
+def _check_kubernetes(options: KubernetesOptions, here: str) -> None:
+    for key in ("kubeconfig", "pod_template"):
+        file = getattr(options, key)
+        if file and not os.path.isfile(file):
+            raise ConfigError(f"{here}.{key}: expected a file, and {file} is none")
+    if not options.image.strip() and not options.pod_template:
+        raise ConfigError(f"{here}.image: expected the name of an image, or a pod_template that has one")

@@ -208,7 +208,23 @@ def test_where_nodes_dial_in(server, port, url):
         ('[[pools]]\nprojects = ["test"]', "projects: expected a list, each of it six characters A-Z 0-9"),
         ("[[pools]]\nname = 3", "[[pools]] 3: name: expected a name"),
         ("[[pools]]\n[[pools]]", '[[pools]] "default": name: expected a name of its own, another pool has this'),
-        ('[[pools]]\nprovider = "x"', 'provider: expected one of command, docker, ec2, local, ssh, static, got "x"'),
+        (
+            '[[pools]]\nprovider = "x"',
+            'provider: expected one of command, docker, ec2, kubernetes, local, ssh, static, got "x"',
+        ),
+        ("[[pools]]\nprovider = 3", '[[pools]] "default": provider: expected the name of a provider, got 3'),
+        ('[[pools]]\nprovider = "kubernetes"', "kubernetes.image: expected the name of an image, or a pod_template"),
+        (
+            '[[pools]]\nprovider = "kubernetes"\n[pools.kubernetes]\nimage = "i"\npod_template = "none"',
+            "kubernetes.pod_template: expected a file, and ",
+        ),
+        ('[[pools]]\n[pools.kubernetes]\nrequests = ["cpu"]', "kubernetes.requests: expected a list, each of it NAME="),
+        (
+            '[[pools]]\n[pools.kubernetes]\ntolerations = ["a:Never"]',
+            "kubernetes.tolerations: expected a list, each of",
+        ),
+        ('[[pools]]\n[pools.kubernetes]\nvolume_size = "10GB"', "kubernetes.volume_size: expected a quantity of Kube"),
+        ('[[pools]]\n[pools.kubernetes]\nnamespace = "A"', "kubernetes.namespace: expected a name of Kubernetes"),
         ("[[pools]]\nmin_ready = 5", "min_ready: expected at most max_nodes times slots = 4, got 5"),
         ('[[pools]]\nprovider = "command"', '[[pools]] "default": command.create: expected a shell command'),
         (

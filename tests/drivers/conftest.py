@@ -11,7 +11,7 @@ import pytest
 from drivers.processes import MACHINE, running
 
 # A contract's failures show values, as those of a test module do.
-pytest.register_assert_rewrite("drivers.contract")
+pytest.register_assert_rewrite("rtcbridge.testing.provider_contract")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from moto.ec2.models import ec2_backends
 
-from drivers.contract import launch
 from drivers.fault_proxy import FaultProxy
 from rtcbridge.config import Ec2Options
 from rtcbridge.drivers.providers.ec2 import Ec2Provider
 from rtcbridge.ports import Provider, ProviderError
+from rtcbridge.testing.provider_contract import launch
 
 REGION = "eu-central-1"
 IMAGE = "ami-12c6146b"  # one that moto knows

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from drivers.contract import launch, until
 from drivers.processes import pids, running
 from rtcbridge.config import CommandOptions
 from rtcbridge.drivers.providers import CommandProvider
 from rtcbridge.ports import ProviderError
+from rtcbridge.testing.provider_contract import launch, until
 
 
 def command(create, timeout=20.0):

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from drivers.contract import Contract, ListContract, launch, until
 from drivers.podman import IMAGE, Podman, needs_podman
 from rtcbridge.config import DockerOptions
 from rtcbridge.drivers.providers.docker import DockerProvider, container_config
 from rtcbridge.ports import ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
 
 # It has a FIFO open for as long as it runs, which the test can see without asking the daemon.
 MACHINE = """

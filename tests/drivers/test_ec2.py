@@ -5,11 +5,11 @@ import asyncio
 import httpx
 import pytest
 
-from drivers.contract import Contract, ListContract, launch
 from drivers.ec2_cloud import REGION, Cloud, backend, refusal, run_by_hand, state, tags
 from drivers.fault_proxy import Fault, FaultProxy
 from rtcbridge.drivers.providers.ec2 import Ec2Provider
 from rtcbridge.ports import ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch
 
 pytestmark = pytest.mark.slow
 

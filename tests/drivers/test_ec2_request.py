@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from drivers.contract import launch
 from drivers.ec2_cloud import IMAGE, REGION, Cloud, backend, refusal, tags
 from drivers.fault_proxy import Fault, FaultProxy
 from rtcbridge import config
@@ -15,6 +14,7 @@ from rtcbridge.drivers.providers import make_provider
 from rtcbridge.drivers.providers.ec2 import Ec2Provider
 from rtcbridge.drivers.providers.ec2_request import client_token, places, run_request, user_data
 from rtcbridge.ports import Launch
+from rtcbridge.testing.provider_contract import launch
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,11 @@ import sys
 import psutil
 import pytest
 
-from drivers.contract import Contract, ListContract, launch, until
 from drivers.processes import COMMANDS, pids, running, runs
 from rtcbridge.config import LocalOptions, Pool
 from rtcbridge.drivers.providers import CommandProvider, LocalProvider, StaticProvider, make_provider, sweep
 from rtcbridge.ports import Provider, ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
 
 
 def local(folder, **options):

@@ -11,12 +11,12 @@ import asyncssh
 import psutil
 import pytest
 
-from drivers.contract import Contract, ListContract, launch, until
 from drivers.sshd import Host, needs_sshd
 from rtcbridge.config import SshOptions
 from rtcbridge.drivers.providers.ssh import SshProvider
 from rtcbridge.drivers.providers.ssh_script import script
 from rtcbridge.ports import ProviderError
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
 
 MACHINE = """
 env > "$FOLDER/$RTCBRIDGE_NODE.env.new" && mv "$FOLDER/$RTCBRIDGE_NODE.env.new" "$FOLDER/$RTCBRIDGE_NODE.env"

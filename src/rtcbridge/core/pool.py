@@ -55,6 +55,22 @@ class Pool:
         else:
             self.line.append(session, waiter)
 
+    @property
+    def settled(self) -> bool:
+        """Whether `settle` has nothing to do, since nobody waits and nothing is to be told."""
+        return not (self._verdicts or self.line)
+
+    def take(self, session: str) -> str | None:
+        """Give a session a slot at once if nobody is before it; return the node. Else nothing happens: see `join`.
+
+        The same as `join` and `settle`, in fewer steps, for the common case.
+        """
+        if not self._tally.open or not self.settled or session in self.holders:
+            return None
+        node = self.nodes[self._tally.open[0][1]]
+        self._hold(session, node)
+        return node.id
+
     def stay(self, session: str) -> None:
         """Let a waiting session keep its place also when the pool is full."""
         if waiter := self.line.get(session):
@@ -62,12 +78,15 @@ class Pool:
 
     def leave(self, session: str, now: float) -> None:
         """Free the slot or the place in line of a session."""
-        self._verdicts.pop(session, None)
-        if self.line.pop(session) is None and (node := self.holders.pop(session, None)):
-            node.sessions.discard(session)
-            if not node.sessions:
-                node.idle_since = now
-            self._tally.count(node)
+        if self._verdicts:
+            self._verdicts.pop(session, None)
+        if (node := self.holders.pop(session, None)) is None:
+            self.line.pop(session)
+            return
+        node.sessions.discard(session)
+        if not node.sessions:
+            node.idle_since = now
+        self._tally.count(node)
 
     def yield_slot(self, session: str, now: float) -> None:
         """A reservation ran out: renew it when nobody waits, else send it to the end of the line."""

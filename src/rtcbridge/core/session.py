@@ -1,9 +1,9 @@
 """One client's claim on one slot: every step it may take, as a table, and what each asks to be done."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from math import inf
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rtcbridge.core import messages
 from rtcbridge.core.errors import Error, ProtocolError
@@ -172,7 +172,7 @@ class Session:
     @property
     def deadline(self) -> float:
         """When `Timeout` or, if `expires` has come, `Expired` is due."""
-        return min(self._state_deadline, self.expires)
+        return self._state_deadline if self._state_deadline < self.expires else self.expires
 
     @property
     def relaying(self) -> bool:
@@ -186,34 +186,20 @@ class Session:
             ProtocolError: the event is not allowed now; nothing has changed.
         """
         before = self.state
+        kind = type(event)
         try:
-            state = TRANSITIONS[before, source, type(event)]
+            state = TRANSITIONS[before, source, kind]
         except KeyError:
-            raise ProtocolError(f"{type(event).__name__} is not allowed now ({before.value}).") from None
-        self.state = state
+            raise ProtocolError(f"{kind.__name__} is not allowed now ({before.value}).") from None
         if state is not before:
+            self.state = state
             setting = DEADLINES.get(state)
             self._state_deadline = now + getattr(self._spec, setting) if setting else inf
-        match event:
-            case Candidate():
-                return self._take_candidate(event)
-            case SessionStart():
-                return self._start(before)
-            case Offer():
-                return self._take_offer(event, before, now)
-            case NodeCandidate() | NodeAnswer():
-                return self._from_peer(event, before)
-            case Granted() | Pending() | Full() | Failed() | Lost():
-                return self._from_pool(event, before, now)
-            case MediaUp():
-                if state is State.DETACHED:
-                    self._state_deadline = now + self._spec.resume_grace
-                return []
-        return self._give_up(event, before)
+        return _HANDLERS[kind](self, event, before, now)
 
     # --- the client ---
 
-    def _start(self, before: State) -> list[Effect]:
+    def _start(self, event: SessionStart, before: State, now: float) -> list[Effect]:
         self._started, self._told = True, None
         if before is State.NEW:
             return [Acquire(patient=True)]
@@ -237,7 +223,7 @@ class Session:
             self._candidates = []
         return [self._send_offer()]
 
-    def _take_candidate(self, candidate: Candidate) -> list[Effect]:
+    def _take_candidate(self, candidate: Candidate, before: State, now: float) -> list[Effect]:
         self.dialect = self.dialect or candidate.dialect
         if self.state in _RELAYING:
             return [self._send_candidate(candidate.candidate)]
@@ -310,7 +296,7 @@ class Session:
     def _send_candidate(self, candidate: bytes) -> SendNode:
         return SendNode(self.node, b"%b%b}" % (messages.node_candidate_prefix(self.id), candidate))
 
-    def _from_peer(self, message: NodeAnswer | NodeCandidate, before: State) -> list[Effect]:
+    def _from_peer(self, message: NodeAnswer | NodeCandidate, before: State, now: float) -> list[Effect]:
         dialect = self.dialect or Dialect.FLAT
         if self.state is State.DETACHED:
             return []
@@ -325,7 +311,12 @@ class Session:
         self._from_node, self._candidates, self._offer = [], [], b""
         return effects
 
-    def _give_up(self, event: Event, before: State) -> list[Effect]:
+    def _media_up(self, event: MediaUp, before: State, now: float) -> list[Effect]:
+        if self.state is State.DETACHED:
+            self._state_deadline = now + self._spec.resume_grace
+        return []
+
+    def _give_up(self, event: Event, before: State, now: float) -> list[Effect]:
         """A socket, a peer connection or a deadline ended: go on elsewhere, wait, or end."""
         if self.state is State.RETRYING:
             self._from_node, self.expires, self._status, node, self.node = [], inf, None, self.node, ""
@@ -364,3 +355,14 @@ class Session:
         effects.append(End(reason, rejoin=rejoin))
         self._candidates, self._from_node, self._offer, self.expires = [], [], b"", inf
         return effects
+
+
+_HANDLERS: Mapping[type, Callable[[Session, Any, State, float], list[Effect]]] = {
+    SessionStart: Session._start,
+    Offer: Session._take_offer,
+    Candidate: Session._take_candidate,
+    **dict.fromkeys((NodeAnswer, NodeCandidate), Session._from_peer),
+    **dict.fromkeys((Granted, Pending, Full, Failed, Lost), Session._from_pool),
+    MediaUp: Session._media_up,
+    **dict.fromkeys((MediaDown, Declined, Closed, Dropped, Timeout, Expired), Session._give_up),
+}
