@@ -127,7 +127,7 @@ class Reconciler:
             node.busy = True
             task = asyncio.create_task(self._operate(pool, node, operation), name=f"{operation} {node.id}")
             self._operations[node.id] = task
-            task.add_done_callback(partial(self._done, pool, node))
+            task.add_done_callback(partial(self._over, pool, node))
 
     def _take(self, pool: Pool, step: Create | Step, now: float) -> None:
         if isinstance(step, Create):
@@ -214,6 +214,8 @@ class Reconciler:
         except Exception as error:
             log.exception("the provider failed", pool=pool.spec.name, node=node.id, operation=operation)
             reason = f"{operation}: {type(error).__name__}"
+        finally:
+            self._over(pool, node, asyncio.current_task())
         if reason:
             log.warning("the provider refused", node=node.id, operation=operation, reason=reason)
         if OPERATIONS.get(node.state) == operation:  # else the node has moved on, and the answer says nothing
@@ -222,11 +224,12 @@ class Reconciler:
         self._log_breaker(pool)
         self._bridge.settle(pool)
 
-    def _done(self, pool: Pool, node: Node, task: asyncio.Task[None]) -> None:
-        """An operation is over, also one that was cancelled before it began."""
-        del self._operations[node.id]
-        node.busy = False
-        self.wake(pool)
+    def _over(self, pool: Pool, node: Node, task: asyncio.Task[None] | None) -> None:
+        """An operation is over. Called twice, since one that is cancelled before it began runs no code of its own."""
+        if self._operations.get(node.id) is task:
+            del self._operations[node.id]
+            node.busy = False
+            self.wake(pool)
 
     # --- machines ---
 
