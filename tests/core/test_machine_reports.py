@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from rtcbridge.core.machine import REPORTS, Machine, report
-from rtcbridge.core.node import NODE_TRANSITIONS, UP, Node, NodeEvent, NodeState, Order
+from rtcbridge.core.node import NODE_TRANSITIONS, OPERATIONS, UP, Node, NodeEvent, NodeState, Order
 from rtcbridge.core.pool import Create, Pool, Step
 from rtcbridge.core.spec import PoolSpec
 
@@ -70,6 +70,19 @@ def test_an_agent_that_speaks_is_believed_more_than_the_list(state: NodeState, m
     assert report(node, machine) is None
     node.linked = False
     assert report(node, machine) is not None
+
+
+@pytest.mark.parametrize(("state", "machine", "after"), CELLS, ids=lambda part: getattr(part, "value", part))
+def test_while_an_operation_is_under_way_the_list_can_only_say_that_it_is_done(
+    state: NodeState, machine: Machine | None, after: str
+) -> None:
+    if state not in OPERATIONS:
+        return
+    node = Node("n", SPEC, state, 0.0)
+    node.busy = True
+    event = report(node, machine)
+    done = {S.PROVISIONING: "booting", S.STARTING: "booting", S.STOPPING: "stopped", S.TERMINATING: "gone"}
+    assert (event is not None) == (after == done[state])
 
 
 def test_it_settles() -> None:

@@ -1,7 +1,6 @@
 """The line and the tally against the plainest way to say the same: after any steps, both must agree."""
 
 from contextlib import suppress
-from math import inf
 from typing import Any
 
 from hypothesis import given, settings

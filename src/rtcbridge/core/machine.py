@@ -62,13 +62,25 @@ REPORTS: Mapping[tuple[NodeState, Machine | None], NodeEvent] = {
     # fails would be asked again and again.
 }
 _DOWN = frozenset({_E.HALTED, _E.VANISHED})
+# While the operation of a state is under way, the list can only say that it is done, though its answer has not come.
+_DONE = frozenset(
+    {
+        (_S.PROVISIONING, _E.ACCEPTED),
+        (_S.STARTING, _E.ACCEPTED),
+        (_S.STOPPING, _E.HALTED),
+        (_S.TERMINATING, _E.VANISHED),
+    }
+)
 
 
 def report(node: Node, machine: Machine | None) -> NodeEvent | None:
     """Return what the provider's word means for this node; None if it changes nothing.
 
-    To be asked only while no operation on the node is under way, and of a list that was asked for after the
-    node's last change. An agent that speaks to us runs, whatever a list says: only its silence ends it.
+    To be asked of a list that was asked for after the node's last change, and not while an operation of an earlier
+    state is still under way (`busy` is for that of the present one). An agent that speaks to us runs,
+    whatever a list says: only its silence ends it.
     """
     event = REPORTS.get((node.state, machine))
-    return None if event in _DOWN and node.linked else event
+    if event is None or (event in _DOWN and node.linked):
+        return None
+    return None if node.busy and (node.state, event) not in _DONE else event

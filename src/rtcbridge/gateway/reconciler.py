@@ -17,7 +17,7 @@ import structlog
 from rtcbridge.core import messages
 from rtcbridge.core.breaker import BreakerState
 from rtcbridge.core.errors import CloseCode, TransitionError
-from rtcbridge.core.machine import report
+from rtcbridge.core.machine import Machine, report
 from rtcbridge.core.node import OPERATIONS, UP, Node, NodeEvent, NodeState, duration
 from rtcbridge.core.pool import Create, Pool, Step
 from rtcbridge.gateway.bridge import Bridge
@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 _LEDGER_PAUSE = 1.0  # seconds before a round is tried again whose intents could not be stored
 _LEAST_SLEEP = 0.01  # seconds: a deadline may lie just behind what the clock shows
 _ENDING = frozenset({NodeState.STOPPING, NodeState.TERMINATING})
+_ENDINGS = frozenset({OPERATIONS[state] for state in _ENDING})
 _PLANS = 2  # the second goes on where the first drained an empty node: it is stopped at once
 
 
@@ -47,8 +48,8 @@ class Reconciler:
         self._wakes = {name: asyncio.Event() for name in bridge.pools}
         self._dirty: dict[str, dict[str, Node]] = {name: {} for name in bridge.pools}
         self._tasks: list[asyncio.Task[None]] = []
-        self._operations: dict[str, asyncio.Task[None]] = {}  # by node: one at a time
-        self._breakers = {name: (BreakerState.CLOSED, inf) for name in bridge.pools}  # as they were logged
+        self._operations: dict[str, tuple[str, asyncio.Task[None]]] = {}  # by node: one at a time
+        self._breakers = dict.fromkeys(bridge.pools, (BreakerState.CLOSED, inf))  # as they were logged
         # Marks the ids of this bridge's own nodes, so that only those are swept.
         self._tag = hashlib.blake2b(bridge.auth.node_token("").encode(), digest_size=3).hexdigest()
         bridge.changed = self.wake
@@ -66,7 +67,7 @@ class Reconciler:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._operations:
-            _, late = await asyncio.wait(self._operations.values(), timeout=1.0)
+            _, late = await asyncio.wait([task for _, task in self._operations.values()], timeout=1.0)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -126,7 +127,7 @@ class Reconciler:
         for node, operation in pool.operations(bridge.clock()):
             node.busy = True
             task = asyncio.create_task(self._operate(pool, node, operation), name=f"{operation} {node.id}")
-            self._operations[node.id] = task
+            self._operations[node.id] = operation, task
             task.add_done_callback(partial(self._over, pool, node))
 
     def _take(self, pool: Pool, step: Create | Step, now: float) -> None:
@@ -165,11 +166,20 @@ class Reconciler:
                 link.forget()
                 link.cut(CloseCode.RESTART, "lost" if node.state is NodeState.LOST else node.state.value)
                 node.linked = False
-        if node.state in _ENDING and (task := self._operations.get(node.id)):
-            task.cancel()  # a creation or a start that is not wanted any more; its end is unknown, and does not matter
+        self._cancel(node)
         if node.state is NodeState.GONE:
             self._bridge.drop_node(node)
         self.wake(pool)
+
+    def _cancel(self, node: Node) -> None:
+        """Give up the operation under way if it is not wanted any more, or if its end is known already.
+
+        A creation or a start is let finish unless the node is to be ended: it may have more to do.
+        """
+        operation, task = self._operations.get(node.id, ("", None))
+        moved_on = OPERATIONS.get(node.state) != operation
+        if task is not None and moved_on and (node.state in _ENDING or operation in _ENDINGS):
+            task.cancel()
 
     def _log_breaker(self, pool: Pool) -> None:
         """Say once what the breaker does."""
@@ -226,7 +236,7 @@ class Reconciler:
 
     def _over(self, pool: Pool, node: Node, task: asyncio.Task[None] | None) -> None:
         """An operation is over. Called twice, since one that is cancelled before it began runs no code of its own."""
-        if self._operations.get(node.id) is task:
+        if self._operations.get(node.id, ("", None))[1] is task:
             del self._operations[node.id]
             node.busy = False
             self.wake(pool)
@@ -239,7 +249,7 @@ class Reconciler:
         while True:
             asked = self._bridge.clock()
             known = set(pool.nodes)
-            quiet = {id: node.state for id, node in pool.nodes.items() if node.managed and not node.busy}
+            seen = {id: node.state for id, node in pool.nodes.items() if node.managed}
             try:
                 machines = await provider.list()
             except ProviderError as error:
@@ -249,14 +259,21 @@ class Reconciler:
             else:
                 if machines is None:
                     return
-                for id, state in quiet.items():
+                for id, state in seen.items():
                     node = pool.nodes.get(id)
-                    if node is not None and not node.busy and node.state is state and node.since < asked:
-                        if event := report(node, machines.get(id)):
-                            self.tell(pool, node, event)
+                    if node is not None and node.state is state and node.since < asked:
+                        self._compare(pool, node, machines.get(id))
                 self._sweep(pool, machines.keys() - known)
                 self._bridge.settle(pool)
             await asyncio.sleep(provider.list_interval)
+
+    def _compare(self, pool: Pool, node: Node, machine: Machine | None) -> None:
+        """Take in what the list says of a node that has not changed since it was asked for."""
+        operation, _ = self._operations.get(node.id, ("", None))
+        if operation and OPERATIONS.get(node.state) != operation:
+            return  # of an earlier state: what it still does, the list may not show
+        if event := report(node, machine):
+            self.tell(pool, node, event)
 
     def _sweep(self, pool: Pool, unknown: Iterable[str]) -> None:
         """Destroy machines of ours that no node stands for any more."""

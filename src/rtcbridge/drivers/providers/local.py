@@ -177,9 +177,7 @@ def _is_running(folder: Path) -> bool:
 
 
 def _look(pool: Path) -> dict[str, Machine]:
-    return {
-        folder.name: Machine.RUNNING if _is_running(folder) else Machine.STOPPED for folder in _folders(pool)
-    }
+    return {folder.name: Machine.RUNNING if _is_running(folder) else Machine.STOPPED for folder in _folders(pool)}
 
 
 def _spawn(folder: Path, command: Sequence[str], env: Mapping[str, str]) -> None:
