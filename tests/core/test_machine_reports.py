@@ -42,6 +42,7 @@ def test_the_table_names_every_state_but_the_last() -> None:
 @pytest.mark.parametrize(("state", "machine", "after"), CELLS, ids=lambda part: getattr(part, "value", part))
 def test_every_pair(state: NodeState, machine: Machine | None, after: str) -> None:
     node = Node("n", SPEC, state, 0.0)
+    node.busy = state is S.TERMINATING
     event = report(node, machine)
     if event is not None:
         node.receive(event, 1.0)
@@ -83,6 +84,13 @@ def test_while_an_operation_is_under_way_the_list_can_only_say_that_it_is_done(
     event = report(node, machine)
     done = {S.PROVISIONING: "booting", S.STARTING: "booting", S.STOPPING: "stopped", S.TERMINATING: "gone"}
     assert (event is not None) == (after == done[state])
+
+
+def test_a_machine_that_is_to_be_destroyed_is_not_taken_for_gone_before_the_provider_was_asked() -> None:
+    node = Node("n", SPEC, S.TERMINATING, 0.0)
+    assert report(node, None) is None
+    node.receive(E.REFUSED, 1.0)
+    assert report(node, None) is E.VANISHED
 
 
 def test_it_settles() -> None:

@@ -83,4 +83,6 @@ def report(node: Node, machine: Machine | None) -> NodeEvent | None:
     event = REPORTS.get((node.state, machine))
     if event is None or (event in _DOWN and node.linked):
         return None
+    if node.state is _S.TERMINATING and not (node.busy or node.refused):
+        return None  # what a creation that was given up has still made may not show yet: it is destroyed in any case
     return None if node.busy and (node.state, event) not in _DONE else event

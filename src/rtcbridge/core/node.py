@@ -236,6 +236,11 @@ class Node:
         self._changed()
 
     @property
+    def refused(self) -> bool:
+        """Whether the provider has refused the operation of the present state, and is to be asked again."""
+        return self._retries > 0
+
+    @property
     def free(self) -> int:
         """Slots that no session holds, while the node is ready and to stay so."""
         if self.state is not NodeState.READY or self._order is not Order.NONE:
