@@ -82,7 +82,7 @@ async def test_a_node_of_a_static_pool_is_drained_and_ends(tmp_path: Path) -> No
         await client.close()
         await gone(bridge)
         await node.closed()
-        assert stored(bridge) == {}
+        await until(lambda: not stored(bridge), "it is forgotten")
 
 
 async def test_stopping_ends_the_sessions(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 
@@ -32,6 +33,15 @@ _ENDINGS = frozenset({OPERATIONS[state] for state in _ENDING})
 _PLANS = 2  # the second goes on where the first drained an empty node: it is stopped at once
 
 
+@dataclass(slots=True)
+class _Operation:
+    """A call of the provider that is under way, or just about to begin."""
+
+    name: str
+    task: "asyncio.Task[None]"
+    began: float = inf
+
+
 class Reconciler:
     """Runs one task a pool.
 
@@ -48,7 +58,7 @@ class Reconciler:
         self._wakes = {name: asyncio.Event() for name in bridge.pools}
         self._dirty: dict[str, dict[str, Node]] = {name: {} for name in bridge.pools}
         self._tasks: list[asyncio.Task[None]] = []
-        self._operations: dict[str, tuple[str, asyncio.Task[None]]] = {}  # by node: one at a time
+        self._operations: dict[str, _Operation] = {}  # by node: one at a time
         self._breakers = dict.fromkeys(bridge.pools, (BreakerState.CLOSED, inf))  # as they were logged
         # Marks the ids of this bridge's own nodes, so that only those are swept.
         self._tag = hashlib.blake2b(bridge.auth.node_token("").encode(), digest_size=3).hexdigest()
@@ -67,7 +77,7 @@ class Reconciler:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._operations:
-            _, late = await asyncio.wait([task for _, task in self._operations.values()], timeout=1.0)
+            _, late = await asyncio.wait([each.task for each in self._operations.values()], timeout=1.0)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -127,7 +137,7 @@ class Reconciler:
         for node, operation in pool.operations(bridge.clock()):
             node.busy = True
             task = asyncio.create_task(self._operate(pool, node, operation), name=f"{operation} {node.id}")
-            self._operations[node.id] = operation, task
+            self._operations[node.id] = _Operation(operation, task)
             task.add_done_callback(partial(self._over, pool, node))
 
     def _take(self, pool: Pool, step: Create | Step, now: float) -> None:
@@ -176,10 +186,11 @@ class Reconciler:
 
         A creation or a start is let finish unless the node is to be ended: it may have more to do.
         """
-        operation, task = self._operations.get(node.id, ("", None))
-        moved_on = OPERATIONS.get(node.state) != operation
-        if task is not None and moved_on and (node.state in _ENDING or operation in _ENDINGS):
-            task.cancel()
+        running = self._operations.get(node.id)
+        if running is None or OPERATIONS.get(node.state) == running.name:
+            return
+        if node.state in _ENDING or running.name in _ENDINGS:
+            running.task.cancel()
 
     def _log_breaker(self, pool: Pool) -> None:
         """Say once what the breaker does."""
@@ -213,7 +224,7 @@ class Reconciler:
         """One call of the provider, bounded by the deadline of the node's state."""
         provider = self._providers[pool.spec.name]
         launch = Launch(node.id, pool.spec.name, self._url, self._bridge.auth.node_token(node.id))
-        reason = ""
+        reason, self._operations[node.id].began = "", self._bridge.clock()
         try:
             async with asyncio.timeout(duration(node.state, pool.spec)):
                 await getattr(provider, operation)(launch)
@@ -236,7 +247,8 @@ class Reconciler:
 
     def _over(self, pool: Pool, node: Node, task: asyncio.Task[None] | None) -> None:
         """An operation is over. Called twice, since one that is cancelled before it began runs no code of its own."""
-        if self._operations.get(node.id, ("", None))[1] is task:
+        running = self._operations.get(node.id)
+        if running is not None and running.task is task:
             del self._operations[node.id]
             node.busy = False
             self.wake(pool)
@@ -262,16 +274,16 @@ class Reconciler:
                 for id, state in seen.items():
                     node = pool.nodes.get(id)
                     if node is not None and node.state is state and node.since < asked:
-                        self._compare(pool, node, machines.get(id))
+                        self._compare(pool, node, machines.get(id), asked)
                 self._sweep(pool, machines.keys() - known)
                 self._bridge.settle(pool)
             await asyncio.sleep(provider.list_interval)
 
-    def _compare(self, pool: Pool, node: Node, machine: Machine | None) -> None:
+    def _compare(self, pool: Pool, node: Node, machine: Machine | None, asked: float) -> None:
         """Take in what the list says of a node that has not changed since it was asked for."""
-        operation, _ = self._operations.get(node.id, ("", None))
-        if operation and OPERATIONS.get(node.state) != operation:
-            return  # of an earlier state: what it still does, the list may not show
+        running = self._operations.get(node.id)
+        if running is not None and (OPERATIONS.get(node.state) != running.name or running.began >= asked):
+            return  # of an earlier state, or newer than the list: what it does, the list may not show
         if event := report(node, machine):
             self.tell(pool, node, event)
 
