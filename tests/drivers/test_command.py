@@ -7,7 +7,7 @@ import pytest
 from drivers.processes import pids, running
 from rtcbridge.config import CommandOptions
 from rtcbridge.drivers.providers import CommandProvider
-from rtcbridge.ports import ProviderError
+from rtcbridge.ports import Machine, ProviderError
 from rtcbridge.testing.provider_contract import launch, until
 
 
@@ -98,7 +98,7 @@ async def test_without_a_command_there_is_no_list():
 async def test_a_line_a_machine():
     text = "a running\\n\\n  b\\tstopped  \\nc stopped\\nc running\\nc stopped\\n"
     provider = listing(f"echo a warning >&2; printf '{text}'")
-    assert await provider.list() == {"a": True, "b": False, "c": True}
+    assert await provider.list() == {"a": Machine.RUNNING, "b": Machine.STOPPED, "c": Machine.RUNNING}
     assert provider.list_interval == 30
 
 
@@ -130,14 +130,17 @@ async def test_a_new_machine_may_be_missing_in_the_list_for_a_moment(folder, mon
     provider = listing('cat "$TEST_FOLDER/list"')
     (folder / "list").write_text("other stopped\n")
     await provider.create(launch())
-    assert await provider.list() == {"node-1": True, "other": False}
+    assert await provider.list() == {"node-1": Machine.COMING, "other": Machine.STOPPED}
     (folder / "list").write_text("node-1 stopped\n")
-    assert await provider.list() == {"node-1": False}, "what the list says goes before"
+    assert await provider.list() == {"node-1": Machine.STOPPED}, "what the list says goes before"
     (folder / "list").write_text("")
     await provider.stop(launch())
     assert await provider.list() == {}
+    (folder / "list").write_text("node-1 running\n")
+    assert await provider.list() == {"node-1": Machine.STOPPING}, "it is from before the stop"
+    (folder / "list").write_text("")
     await provider.start(launch())
-    assert await provider.list() == {"node-1": True}
+    assert await provider.list() == {"node-1": Machine.COMING}
     with monkeypatch.context() as later:
         later.setattr("rtcbridge.drivers.providers.command._UNSEEN", 0.0)
         assert await provider.list() == {}

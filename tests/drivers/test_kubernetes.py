@@ -12,7 +12,8 @@ from docs.pages import ROOT, blocks
 from drivers.kube_api import Fault, KubeApi, RefusalError
 from drivers.kube_cluster import MACHINE, NAME, pods_in, refusal
 from rtcbridge.drivers.providers.kubernetes_pod import pod, read_template
-from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
+from rtcbridge.ports import Machine
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, runs, until
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ class TestContract(Contract, ListContract):
 async def listed(provider, expected) -> None:
     """Look again and again, as the bridge does."""
     async with asyncio.timeout(15):
-        while await provider.list() != expected:  # noqa: ASYNC110 - the provider does not call
+        while await runs(provider) != expected:  # noqa: ASYNC110 - the provider does not call
             await asyncio.sleep(0.01)
 
 
@@ -103,7 +104,7 @@ async def test_a_start_waits_for_the_end_of_the_former_pod(machines, api):
     await provider.create(launch())
     await until(machines.running)
     await provider.stop(launch())
-    assert await provider.list() == {"node-1": False}
+    assert await runs(provider) == {"node-1": False}
     starting = asyncio.create_task(provider.start(launch()))
     asked = api.count("GET pods")
     await until(lambda: api.count("GET pods") > asked + 3)
@@ -138,13 +139,13 @@ async def test_a_pod_that_was_evicted_is_down_and_can_be_started(machines):
     provider = machines.make()
     await provider.create(launch())
     await until(machines.running)
-    assert await provider.list() == {"node-1": True}
+    assert await runs(provider) == {"node-1": True}
     machines.kubelet.evict(NAME)
     await listed(provider, {"node-1": False})
     assert provider.troubles == {"node-1": "Evicted: The node was low on resource: memory."}
     await provider.start(launch())
     await until(lambda: machines.boots() == 2 and machines.running())
-    assert await provider.list() == {"node-1": True}
+    assert await runs(provider) == {"node-1": True}
     assert provider.troubles == {}
 
 
@@ -154,7 +155,7 @@ async def test_an_agent_that_ended_is_down_and_one_that_crashed_comes_back(machi
     await until(machines.running)
     machines.kubelet.crash(NAME)
     await until(lambda: machines.boots() == 2 and machines.running())
-    assert await provider.list() == {"node-1": True}
+    assert await runs(provider) == {"node-1": True}
     machines.kubelet.crash(NAME)
     await until(lambda: "CrashLoopBackOff" in str(api.all("pods")))
     await listed(provider, {"node-1": True})
@@ -170,27 +171,22 @@ async def test_what_holds_a_pod_up_is_logged_once(machines):
     with structlog.testing.capture_logs() as logs:
         await provider.create(launch())
         for _ in range(3):
-            assert await provider.list() == {"node-1": True}
+            assert await runs(provider) == {"node-1": True}
     why = "Unschedulable: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     assert [(entry["node"], entry["reason"]) for entry in logs] == [("node-1", why)]
-    assert provider.notices == {}
     await provider.destroy(launch())
-    assert await provider.list() == {}
+    assert await runs(provider) == {}
 
 
 async def test_a_pod_that_the_cluster_is_about_to_take_away_is_noticed(machines, api):
     provider = machines.make()
     await provider.create(launch())
     await until(machines.running)
-    assert await provider.list() == {"node-1": True}
+    assert await runs(provider) == {"node-1": True}
     pod = api.all("pods")[NAME]
     pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]
     api.put("pods", pod)
-    async with asyncio.timeout(15):
-        while not provider.notices:
-            assert await provider.list() == {"node-1": True}
-            await asyncio.sleep(0.01)
-    assert provider.notices == {"node-1": "DeletionByTaintManager"}
+    await listed(provider, {"node-1": Machine.LEAVING})
 
 
 # --- whose is it? ---
@@ -203,7 +199,7 @@ async def test_a_pool_sees_and_touches_only_its_own(machines, api):
     for operation in (other.create, other.start, other.stop, other.destroy):
         assert f"{NAME} is not of pool other" in await refusal(operation)
     assert len(api.objects) == 3
-    assert await provider.list() == {"node-1": True}
+    assert await runs(provider) == {"node-1": True}
 
 
 async def test_what_bears_no_label_of_ours_is_left_alone(machines, api):
@@ -213,14 +209,14 @@ async def test_what_bears_no_label_of_ours_is_left_alone(machines, api):
     del pod["metadata"]["labels"]["app.kubernetes.io/managed-by"]
     api.put("pods", pod)
     assert await refusal(provider.destroy) == f"destroy: the Pod {NAME} is not of pool pool"
-    assert await provider.list() == {"node-1": False}
+    assert await runs(provider) == {"node-1": False}
 
 
 @pytest.mark.parametrize("node", ["Gpu_1.a", "x" * 79, "-", "größe", "a b\nc"])
 async def test_any_id_makes_a_node(machines, api, node):
     provider = machines.make()
     await provider.create(launch(node))
-    assert await provider.list() == {node: True}
+    assert await runs(provider) == {node: True}
     await provider.stop(launch(node))
     await provider.destroy(launch(node))
     await until(lambda: not api.objects)
@@ -234,10 +230,10 @@ async def test_what_was_made_half_is_listed_and_finished(machines, api):
     del api.objects["secrets", NAME]
     api.remove("pods", api.all("pods")[NAME])
     again = machines.make()
-    assert await again.list() == {"node-1": False}
+    assert await runs(again) == {"node-1": False}
     await again.create(launch())
     assert len(api.objects) == 3
-    assert await again.list() == {"node-1": True}
+    assert await runs(again) == {"node-1": True}
 
 
 async def test_a_claim_deleted_by_hand_takes_the_node_with_it(machines, api):
@@ -297,7 +293,7 @@ async def test_a_long_list_comes_in_pages(machines, api):
     await asyncio.gather(*(provider.create(launch(node)) for node in nodes))
     api.page_limit = 2
     before = lists(api)
-    assert await provider.list() == dict.fromkeys(nodes, True)
+    assert await runs(provider) == dict.fromkeys(nodes, True)
     assert lists(api) - before == 3
 
 
@@ -325,7 +321,7 @@ async def test_a_watch_spares_the_api_server_and_shows_a_loss_at_once(machines, 
     assert provider.list_interval <= 1.0
     before = list(api.calls)
     for _ in range(20):
-        assert await provider.list() == {"node-1": True}
+        assert await runs(provider) == {"node-1": True}
     api.remove("pods", api.all("pods")[NAME])
     await listed(provider, {"node-1": False})
     assert api.calls == before
@@ -344,7 +340,7 @@ async def test_changes_between_the_list_and_its_watch_are_seen(machines, api):
         return found
 
     provider._view._api.list = list_then_lose
-    assert await provider.list() == {"node-1": True}
+    assert await runs(provider) == {"node-1": True}
     await listed(provider, {"node-1": False})
     assert api.count("WATCH pods") == 1
 
@@ -380,7 +376,7 @@ async def test_after_a_watch_that_cannot_go_on_there_is_a_full_list(machines, ap
     await until(lambda: provider._view._watch.done())
     with structlog.testing.capture_logs() as logs:
         before = lists(api)
-        assert await provider.list() == {"node-1": True}
+        assert await runs(provider) == {"node-1": True}
         assert lists(api) == before + 1
         await until(lambda: api.watches == 1)
         api.remove("pods", api.all("pods")[NAME])
@@ -396,7 +392,7 @@ async def test_without_the_right_to_watch_it_lists(machines, api):
     provider = machines.make(list_interval=5)
     with structlog.testing.capture_logs() as logs:
         for _ in range(3):
-            assert await provider.list() == {}
+            assert await runs(provider) == {}
             await until(lambda: provider._view._watch.done())
     assert provider.list_interval == 5
     assert lists(api) == 3
@@ -412,7 +408,7 @@ async def test_a_full_list_is_made_now_and_then_all_the_same(machines, api):
     before = lists(api)
     async with asyncio.timeout(15):
         while lists(api) < before + 2:
-            assert await provider.list() == {}
+            assert await runs(provider) == {}
             await asyncio.sleep(0.01)
 
 
@@ -421,7 +417,7 @@ async def test_nothing_is_left_open(machines, api):
     await watching(machines, provider)
     await provider.close()
     await until(lambda: api.watches == 0)
-    assert await provider.list() == {}, "it may be used again"
+    assert await runs(provider) == {}, "it may be used again"
     await provider.close()
 
 

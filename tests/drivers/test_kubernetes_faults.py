@@ -8,7 +8,7 @@ from lightkube import KubeConfig
 from drivers.kube_api import NAMESPACE, Fault, KubeApi, RefusalError
 from drivers.kube_cluster import NAME, kubeconfig, pods_in, refusal
 from rtcbridge.ports import ProviderError
-from rtcbridge.testing.provider_contract import launch, until
+from rtcbridge.testing.provider_contract import launch, runs, until
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +32,7 @@ async def test_a_quota_is_told_and_what_is_there_needs_none(machines, api):
     refused = 'create: pods "rtcbridge-node-2" is forbidden: exceeded quota: team, requested: count/pods=1, used: '
     assert (await refusal(provider.create, node="node-2")).startswith(refused)
     await provider.destroy(launch("node-2"))
-    assert await provider.list() == {"node-1": True}
+    assert await runs(provider) == {"node-1": True}
 
 
 async def test_an_admission_s_refusal_is_told_without_secrets(machines, api):
@@ -86,7 +86,7 @@ async def test_a_server_that_asks_for_patience_gets_it_within_bounds(machines, a
     api.faults = [Fault("GET", "pods", RefusalError(429, "TooManyRequests", "slow down", retry_after="7"))]
     provider = machines.make()
     monkeypatch.setattr("rtcbridge.drivers.providers.kubernetes_api.asyncio.sleep", sleep)
-    assert await provider.list() == {}
+    assert await runs(provider) == {}
     assert 7.0 in pauses
     api.faults = [Fault("GET", "secrets", RefusalError(429, "TooManyRequests", "slow down", retry_after="3600"))]
     assert await refusal(provider.destroy) == "destroy: slow down"
@@ -112,7 +112,7 @@ async def test_all_replies_lost_and_the_bridge_as_well(machines, api):
     assert (await refusal(machines.make().create)).startswith("create: the API server cannot be reached: ")
     api.faults.clear()
     again = machines.make()
-    assert await again.list() in ({"node-1": True}, {"node-1": False}), "it is swept when it shows"
+    assert await runs(again) in ({"node-1": True}, {"node-1": False}), "it is swept when it shows"
     await again.create(launch())
     await until(machines.running)
     assert machines.boots() == 1
@@ -179,7 +179,7 @@ async def test_where_the_kubeconfig_is_found(machines, monkeypatch, how, tmp_pat
     else:
         monkeypatch.setenv("KUBECONFIG", str(machines.kubeconfig))
     provider = machines.make(kubeconfig="", context="test" if how == "context" else "")
-    assert await provider.list() == {}
+    assert await runs(provider) == {}
 
 
 async def test_inside_a_cluster_the_service_account_is_used(machines, monkeypatch, tmp_path):

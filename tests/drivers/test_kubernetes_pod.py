@@ -13,7 +13,7 @@ from rtcbridge.config import Pool as PoolConfig
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.drivers.providers.kubernetes_pod import label_value, object_name, pod, read_template, secret
 from rtcbridge.drivers.providers.kubernetes_state import disruption, machines, trouble
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 NODE = Launch("gpu-1a2b3c-00000001", "gpu", "wss://bridge.example/node", "nk_secret")
 NOW = datetime.now(UTC)
@@ -232,23 +232,27 @@ def claimed(node="n", *, ending=False) -> PersistentVolumeClaim:
     ("pods", "claims", "expected"),
     [
         ([], [], {}),
-        ([], [claimed()], {"n": False}),
+        ([], [claimed()], {"n": Machine.STOPPED}),
         ([], [claimed(ending=True)], {}),
-        ([seen("Pending")], [claimed()], {"n": True}),
-        ([seen("Running")], [claimed()], {"n": True}),
-        ([seen("Unknown")], [claimed()], {"n": True}),
-        ([seen("Failed")], [claimed()], {"n": False}),
-        ([seen("Succeeded")], [claimed()], {"n": False}),
-        ([seen("Running", ending=True)], [claimed()], {"n": False}),
+        ([seen("Pending")], [claimed()], {"n": Machine.COMING}),
+        ([seen("Running")], [claimed()], {"n": Machine.RUNNING}),
+        ([seen("Unknown")], [claimed()], {"n": Machine.RUNNING}),
+        ([seen("Failed")], [claimed()], {"n": Machine.STOPPED}),
+        ([seen("Succeeded")], [claimed()], {"n": Machine.STOPPED}),
+        ([seen("Running", ending=True)], [claimed()], {"n": Machine.STOPPING}),
         ([seen("Running", ending=True)], [claimed(ending=True)], {}),
-        ([seen("Running")], [claimed(ending=True)], {"n": True}),
-        ([seen("Failed")], [claimed(ending=True)], {"n": False}),
-        ([seen("Running", ending=True), seen("Pending")], [claimed()], {"n": True}),
-        ([seen(node="a"), seen(node="b", ending=True)], [claimed("a"), claimed("b")], {"a": True, "b": False}),
+        ([seen("Running")], [claimed(ending=True)], {"n": Machine.RUNNING}),
+        ([seen("Failed")], [claimed(ending=True)], {"n": Machine.STOPPED}),
+        ([seen("Running", ending=True), seen("Pending")], [claimed()], {"n": Machine.COMING}),
+        (
+            [seen(node="a"), seen(node="b", ending=True)],
+            [claimed("a"), claimed("b")],
+            {"a": Machine.RUNNING, "b": Machine.STOPPING},
+        ),
         ([Pod(metadata=ObjectMeta(name="x"))], [PersistentVolumeClaim()], {}),
     ],
 )
-def test_which_nodes_run(pods, claims, expected):
+def test_how_nodes_stand(pods, claims, expected):
     assert machines(pods, claims) == expected
 
 

@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from rtcbridge.config import CommandOptions
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError, liveliest
 
 _TAIL = 400  # bytes of a command's output that an error shows
 _MOST_OUTPUT = 16 << 20  # bytes; a command that writes more is killed
 _CHECK_EVERY = 0.5  # seconds
 _UNSEEN = 30.0  # seconds that a machine just made or started may be missing in the cloud's own list
+_STATES = {machine.value: machine for machine in Machine}
+_UP = frozenset({Machine.RUNNING, Machine.LEAVING, Machine.COMING})
 
 
 class CommandProvider:
@@ -32,42 +34,48 @@ class CommandProvider:
         """Keep the commands; nothing is run yet."""
         self.list_interval = options.list_interval
         self._options = options
-        self._recent: dict[str, float] = {}  # node: when its machine was made or started, on the loop's clock
+        self._changed: dict[str, tuple[Machine, float]] = {}  # node: what was asked for, and when (loop's clock)
 
     async def create(self, launch: Launch) -> None:
         """Run `create`. Raises ProviderError."""
         await self._run("create", self._options.create, launch)
-        self._recent[launch.node] = _now()
+        self._changed[launch.node] = (Machine.COMING, _now())
 
     async def start(self, launch: Launch) -> None:
         """Run `start`. Raises ProviderError."""
         await self._run("start", self._options.start, launch)
-        self._recent[launch.node] = _now()
+        self._changed[launch.node] = (Machine.COMING, _now())
 
     async def stop(self, launch: Launch) -> None:
         """Run `stop`. Raises ProviderError."""
-        self._recent.pop(launch.node, None)
         await self._run("stop", self._options.stop, launch)
+        self._changed[launch.node] = (Machine.STOPPING, _now())
 
     async def destroy(self, launch: Launch) -> None:
         """Run `destroy`. Raises ProviderError."""
-        self._recent.pop(launch.node, None)
+        self._changed.pop(launch.node, None)
         await self._run("destroy", self._options.destroy, launch)
 
-    async def list(self) -> Mapping[str, bool] | None:
-        """Run `list` and return each node that it prints, true if it runs; None without such a command.
+    async def list(self) -> Mapping[str, Machine] | None:
+        """Run `list` and return each node that it prints; None without such a command.
 
-        A node that was made or started a moment ago runs also if the list does not have it yet.
+        The cloud's own list may lag: a node that was made or started a moment ago is coming also if it is not there
+        yet, and one that was stopped a moment ago is stopping while it is said to run.
 
         Raises:
-            ProviderError: the command failed, or printed what is not `NODE running` or `NODE stopped`.
+            ProviderError: the command failed, or printed a line that is not `NODE STATE`, the state one of `Machine`.
         """
         if not self._options.list.strip():
             return None
         text = await self._run("list", self._options.list)
-        latest = _now() - _UNSEEN
-        self._recent = {node: since for node, since in self._recent.items() if since > latest}
-        return dict.fromkeys(self._recent, True) | _machines(text)
+        found, latest = _machines(text), _now() - _UNSEEN
+        self._changed = {node: change for node, change in self._changed.items() if change[1] > latest}
+        for node, (asked, _) in self._changed.items():
+            if asked is Machine.COMING:
+                found.setdefault(node, asked)
+            elif found.get(node) in _UP:
+                found[node] = asked
+        return found
 
     async def close(self) -> None:
         """Do nothing: no command outlives the call that runs it."""
@@ -140,17 +148,15 @@ async def _kill_group(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
-def _machines(text: str) -> dict[str, bool]:
-    """Read what `list` printed. Of several machines of one node, one that runs counts. Raises ProviderError."""
-    found: dict[str, bool] = {}
-    for line in text.splitlines():
-        match line.split():
-            case []:
-                continue
-            case [node, "running" | "stopped" as state]:
-                found[node] = found.get(node, False) or state == "running"
-            case _:
-                raise ProviderError(f"list command: expected NODE running or NODE stopped, not {line[:80]!r}")
+def _machines(text: str) -> dict[str, Machine]:
+    """Read what `list` printed. Of several machines of one node, the liveliest counts. Raises ProviderError."""
+    found: dict[str, Machine] = {}
+    for line in filter(str.strip, text.splitlines()):
+        node, *rest = line.split()
+        machine = _STATES.get(" ".join(rest))
+        if machine is None:
+            raise ProviderError(f"list command: expected NODE running or NODE stopped, not {line[:80]!r}")
+        found[node] = liveliest(found.get(node, machine), machine)
     return found
 
 

@@ -18,16 +18,9 @@ from lightkube.resources.core_v1 import PersistentVolumeClaim, Pod, Secret
 from rtcbridge.config import KubernetesOptions
 from rtcbridge.drivers.providers import kubernetes_pod as wanted
 from rtcbridge.drivers.providers.kubernetes_api import Item, KubeApi, errors
-from rtcbridge.drivers.providers.kubernetes_state import (
-    disruption,
-    is_ending,
-    is_finished,
-    machines,
-    node_of,
-    trouble,
-)
+from rtcbridge.drivers.providers.kubernetes_state import is_ending, is_finished, machines, node_of, trouble
 from rtcbridge.drivers.providers.kubernetes_view import KubeView
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +34,6 @@ class KubernetesProvider:
 
     Attributes:
         list_interval: seconds between two looks; few while the watch of Pods goes well.
-        notices: nodes that the cluster is about to take away, with the reason, as of the last `list()`.
         troubles: nodes that do not get on, such as for want of a GPU or of their image, with the reason.
     """
 
@@ -57,7 +49,6 @@ class KubernetesProvider:
             ConfigError: the Pod template is not usable.
         """
         self.list_interval = options.list_interval
-        self.notices: Mapping[str, str] = {}
         self.troubles: Mapping[str, str] = {}
         self._pool = pool
         self._options = options
@@ -95,14 +86,13 @@ class KubernetesProvider:
             await self._remove(Secret, launch)
             await self._remove(PersistentVolumeClaim, launch)
 
-    async def list(self) -> Mapping[str, bool] | None:
-        """Return the node of each Pod and claim of the pool, true if its Pod runs. Raises ProviderError."""
+    async def list(self) -> Mapping[str, Machine] | None:
+        """Return how the node of each Pod and claim of the pool stands. Raises ProviderError."""
         self.list_interval = self._options.list_interval
         with errors("list", self._options.timeout, self._secrets):
             pods, claims = await self._view.look()
         if self._view.watching:
             self.list_interval = min(_GLANCE, self.list_interval)
-        self.notices = _told(pods, disruption)
         self._tell(_told(pods, trouble))
         return machines(pods, claims)
 

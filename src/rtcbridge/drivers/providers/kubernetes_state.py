@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from lightkube.resources.core_v1 import PersistentVolumeClaim, Pod, Secret
 
 from rtcbridge.drivers.providers.kubernetes_pod import NODE
+from rtcbridge.ports import Machine, liveliest
 
 _FINISHED = frozenset({"Succeeded", "Failed"})
 # A container waits for these reasons as long as all goes well.
@@ -28,21 +29,28 @@ def is_finished(pod: Pod) -> bool:
     return pod.status is not None and pod.status.phase in _FINISHED
 
 
-def machines(pods: Iterable[Pod], claims: Iterable[PersistentVolumeClaim]) -> Mapping[str, bool]:
-    """Return the nodes, true if one's Pod runs or is about to.
+def machines(pods: Iterable[Pod], claims: Iterable[PersistentVolumeClaim]) -> Mapping[str, Machine]:
+    """Return how each node stands.
 
-    A Pod whose phase is Unknown may run, and counts as running. One that is being deleted or has finished does
-    not. What is left of a node whose claim is being deleted is as good as gone, unless it has a Pod that nobody has
-    begun to delete.
+    A Pod whose phase is Unknown may run, and counts as running. What is left of a node whose claim is being deleted
+    is as good as gone, unless it has a Pod that nobody has begun to delete.
     """
-    nodes: dict[str, bool] = {}
-    for claim in claims:
-        if not is_ending(claim) and node_of(claim):
-            nodes[node_of(claim)] = False
+    kept = {node_of(claim) for claim in claims if not is_ending(claim)}
+    nodes = {node: Machine.STOPPED for node in kept if node}
     for pod in pods:
-        if not is_ending(pod) and node_of(pod):
-            nodes[node_of(pod)] = nodes.get(node_of(pod), False) or not is_finished(pod)
+        if (node := node_of(pod)) and (node in kept or not is_ending(pod)):
+            nodes[node] = liveliest(nodes.get(node, Machine.STOPPED), _machine(pod))
     return nodes
+
+
+def _machine(pod: Pod) -> Machine:
+    if is_ending(pod):
+        return Machine.STOPPING
+    if is_finished(pod):
+        return Machine.STOPPED
+    if disruption(pod):
+        return Machine.LEAVING
+    return Machine.COMING if pod.status is None or pod.status.phase in (None, "Pending") else Machine.RUNNING
 
 
 def trouble(pod: Pod) -> str:
