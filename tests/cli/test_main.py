@@ -27,11 +27,22 @@ from rtcbridge.ports import LedgerError
             ["keys", "create", "--project", "x"],
             "rtcbridge keys create: --project expects six characters A-Z 0-9, got 'x'",
         ),
-        (["keys", "create"], "rtcbridge keys create: expected either --project PROJECT or --node --pool NAME"),
+        (
+            ["keys", "create"],
+            "rtcbridge keys create: expected one of --project PROJECT, --node --pool NAME, and --admin",
+        ),
+        (
+            ["keys", "create", "--project", "TEST01", "--admin"],
+            "rtcbridge keys create: expected one of --project PROJECT, --node --pool NAME, and --admin",
+        ),
+        (
+            ["keys", "create", "--admin", "--pool", "default"],
+            "rtcbridge keys create: --node and --pool NAME belong together",
+        ),
         (["keys", "create", "--node"], "rtcbridge keys create: --node and --pool NAME belong together"),
         (
             ["keys", "create", "--project", "TEST01", "--node", "--pool", "default"],
-            "rtcbridge keys create: expected either --project PROJECT or --node --pool NAME",
+            "rtcbridge keys create: expected one of --project PROJECT, --node --pool NAME, and --admin",
         ),
         (
             ["keys", "create", "--project", "TEST01", "--pool", "default"],
