@@ -10,6 +10,7 @@ from rtcbridge.core.errors import Error, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
     Begin,
+    Cancelled,
     Closed,
     Declined,
     Dropped,
@@ -60,7 +61,7 @@ class State(Enum):
 
 # --- the table ---
 
-_C, _N, _P, _K = Source.CLIENT, Source.NODE, Source.POOL, Source.CLOCK
+_C, _N, _P, _K, _O = Source.CLIENT, Source.NODE, Source.POOL, Source.CLOCK, Source.OPERATOR
 _S = State
 Table: TypeAlias = Mapping[tuple[State, Source, type], State]
 
@@ -114,6 +115,8 @@ TRANSITIONS: Table = {
     (_S.OFFERED, _K, Timeout): _S.RETRYING,
     **_to(_S.ENDED, "REOFFERED ANSWERED DETACHED", _K, Timeout),
     **_to(_S.ENDED, f"{_SERVED} DETACHED", _K, Expired),
+    # the operator ends it
+    **_to(_S.ENDED, f"{_UNSERVED} {_SERVED} DETACHED", _O, Cancelled),
 }
 
 _BEFORE_OFFER = frozenset(State[name] for name in _UNSERVED.split())
@@ -209,6 +212,8 @@ class Session:
                 if state is State.DETACHED:
                     self._state_deadline = now + self._spec.resume_grace
                 return []
+            case Cancelled(reason=reason):
+                return self._ended(reason, None if before is State.DETACHED else Error.OPERATOR)
         return self._give_up(event, before)
 
     # --- the client ---
