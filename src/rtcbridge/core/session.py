@@ -212,8 +212,6 @@ class Session:
                 if state is State.DETACHED:
                     self._state_deadline = now + self._spec.resume_grace
                 return []
-            case Cancelled(reason=reason):
-                return self._ended(reason, None if before is State.DETACHED else Error.OPERATOR)
         return self._give_up(event, before)
 
     # --- the client ---
@@ -349,6 +347,8 @@ class Session:
                 return self._ended("timeout", _END_OF_STATE.get(before))
             case Declined():
                 return self._ended("node refused", self._refusal(before))
+            case Cancelled(reason=reason):
+                return self._ended(reason, None if before is State.DETACHED else Error.OPERATOR)
             case MediaDown(reason=reason):
                 return self._ended(reason, Error.NO_ANSWER if before is State.REOFFERED else None)
         raise AssertionError(event)  # pragma: no cover — the table has no such cell

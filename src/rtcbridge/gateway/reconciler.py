@@ -76,6 +76,12 @@ class Reconciler:
         self._dirty[pool.spec.name][node.id] = node
         self.wake(pool)
 
+    def tell(self, pool: Pool, node: Node, event: NodeEvent) -> None:
+        """Let a node take an event that an operator asks for. Raises TransitionError if it is not allowed now."""
+        if pool.observe(node.id, event, self._bridge.clock()):
+            self._follow(pool, node)
+            self._bridge.settle(pool)
+
     # --- rounds ---
 
     async def _run(self, pool: Pool) -> None:
