@@ -69,7 +69,7 @@ def drawn(screen: Screen, width: int = 80) -> list[str]:
     console = Console(file=io.StringIO(), width=width, highlight=False)
     console.print(screen)
     assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue().splitlines()
+    return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
 
 def crowd() -> Snapshot:
@@ -129,6 +129,7 @@ def test_the_line_the_pool_and_what_is_out_of_the_ordinary() -> None:
     assert lines[9].endswith("no �[31mGPU�here")
     assert lines[11].split()[:3] == ["gpu-17a1c5-00000003", "gpu", "away"]
     assert lines[14].split()[1:] == ["TEST01", "gpu", "pending", "5s", "2", "1m", "1s"]
+    assert any(line.startswith(f"{1:032x} ") for line in drawn(Screen(crowd(), height=24))), "to be ended by it"
 
 
 @pytest.mark.parametrize(

@@ -4,17 +4,19 @@ import time
 from collections.abc import Sequence
 
 import msgspec
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from rtcbridge.cli.table import plain, span
+from rtcbridge.core.messages import SESSION_ID_LENGTH
 from rtcbridge.gateway.views import BridgeView, NodeView, PoolView, SessionView
 
 BAR = 20
 """Columns of a pool's bar."""
 
 _PARTS = (("█", "green"), ("░", "cyan"), ("▒", "yellow"), ("·", "dim"))  # in use, free, coming, stopped
+_WIDE = 80  # columns from which the ids of sessions are shown whole
 _CALM = ("ready", "stopped")
 _FRAME = 9  # lines that are always there: the head's three, three headings, two gaps, and the foot
 
@@ -43,8 +45,8 @@ class Screen:
         self._message = message
         self._height = height
 
-    def __rich__(self) -> RenderableType:
-        """Return what is drawn."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield what is drawn."""
         snapshot, now = self._snapshot, self._snapshot.bridge.now  # by the bridge's clock: ours may be another
         pools, notes = list(snapshot.pools), [note for pool in snapshot.pools for note in _notes(pool)]
         nodes, sessions = _by_interest(snapshot.nodes), list(snapshot.sessions)
@@ -58,11 +60,11 @@ class Screen:
             Text(),
             _node_table(nodes[: most[1]], snapshot.bridge.nodes, now),
             Text(),
-            _session_table(sessions[: most[2]], snapshot.bridge.sessions, now),
+            _session_table(sessions[: most[2]], snapshot.bridge.sessions, now, options.max_width),
         ]
         if self._height is not None:
             parts.append(_foot())
-        return Group(*parts)
+        yield Group(*parts)
 
     def _head(self) -> tuple[Text, Text, Text]:
         snapshot, bridge = self._snapshot, self._snapshot.bridge
@@ -101,6 +103,8 @@ def _table(*columns: tuple[str, bool]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     for heading, numeric in columns:
         table.add_column(heading, justify="right" if numeric else "left", no_wrap=True, overflow="ellipsis")
+    if not columns[-1][1]:  # a last column of words gives way to all others
+        table.expand, table.columns[-1].ratio = True, 1
     return table
 
 
@@ -186,11 +190,13 @@ def _node_table(nodes: Sequence[NodeView], total: int, now: float) -> Table:
     return table
 
 
-def _session_table(sessions: Sequence[SessionView], total: int, now: float) -> Table:
+def _session_table(sessions: Sequence[SessionView], total: int, now: float, width: int) -> Table:
     table = _table(
         (_count("NEWEST SESSION", len(sessions), total), False), ("PROJECT", False), ("POOL", False), ("STATE", False),
         ("FOR", True), ("PLACE", True), ("ETA", True), ("NODE", False),
     )  # fmt: skip
+    if width >= _WIDE:
+        table.columns[0].min_width = SESSION_ID_LENGTH  # it is what `rtcbridge sessions end` wants
     for session in sessions:
         table.add_row(
             _cell(session.id),
