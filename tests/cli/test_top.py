@@ -44,7 +44,7 @@ def node(number: int, **values: Any) -> NodeView:
     known: dict[str, Any] = {
         "id": f"gpu-17a1c5-{number:08x}", "pool": "gpu", "managed": True, "state": "ready", "since": NOW - 100,
         "deadline": None, "started": False, "capacity": 2, "sessions": 1, "linked": True, "load": 0.5, "stats": None,
-        "epoch": 1, "reason": "", "labels": {},
+        "epoch": 1, "order": "", "reason": "", "labels": {},
     }  # fmt: skip
     return NodeView(**known | values)
 

@@ -30,7 +30,7 @@ from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.overrides import Overrides
 from rtcbridge.gateway.recent import Throttle
 from rtcbridge.gateway.viewer import Viewer
-from rtcbridge.gateway.views import BridgeView
+from rtcbridge.gateway.views import BridgeView, PoolView
 from rtcbridge.ports import LedgerError
 
 log = structlog.get_logger(__name__)
@@ -174,14 +174,18 @@ class Admin:
 
     async def _pools(self, request: Request) -> Response:
         viewer = Viewer(self._bridge)
-        pools = [viewer.pool(pool, self.overrides.of(pool)) for pool in self._bridge.pools.values()]
+        pools = [self._view(viewer, pool) for pool in self._bridge.pools.values()]
         return _json(msgspec.json.encode({"items": pools, "next": None}))
+
+    def _view(self, viewer: Viewer, pool: Pool) -> PoolView:
+        pause = self.actions.pause(pool.spec.name) if self.actions else ""
+        return viewer.pool(pool, self.overrides.of(pool), pause)
 
     async def _one_pool(self, request: Request) -> Response:
         return self._shown_pool(self._pool(request))
 
     def _shown_pool(self, pool: Pool) -> Response:
-        return _json(msgspec.json.encode(Viewer(self._bridge).pool(pool, self.overrides.of(pool))))
+        return _json(msgspec.json.encode(self._view(Viewer(self._bridge), pool)))
 
     async def _nodes(self, request: Request) -> Response:
         bridge, viewer, page = self._bridge, Viewer(self._bridge), _page(request)
@@ -225,10 +229,10 @@ class Admin:
         if self.actions is None:
             raise HTTPException(503, "The bridge is starting.")
         try:
-            getattr(self.actions, action)(id)
+            await getattr(self.actions, f"{action}_node")(id)
         except ActionError as error:
             self._audit(request, f"{action} node", node=id, refused=str(error))
-            raise HTTPException(409, str(error)) from None
+            raise HTTPException(409 if error.found else 404, str(error)) from None
         self._audit(request, f"{action} node", node=id)
         return _json(msgspec.json.encode(Viewer(self._bridge).node(node)))
 

@@ -26,8 +26,8 @@ class Viewer:
         self._epoch = bridge.wall() - self._now  # of the monotonic clock, in Unix seconds
         self._lines: dict[str, Mapping[str, int]] = {}
 
-    def pool(self, pool: Pool, overrides: dict[str, Override]) -> PoolView:
-        """Show a pool."""
+    def pool(self, pool: Pool, overrides: dict[str, Override], pause: str) -> PoolView:
+        """Show a pool, with what is changed of its settings, and why it makes and starts no nodes now, if so."""
         spec, provider = pool.spec, self._bridge.config.pool(pool.spec.name)
         slots = Counter[str]()
         states = Counter[str]()
@@ -60,7 +60,7 @@ class Viewer:
             waiting_since=born(first) if first is not None else None,
             eta=outlook.eta(pool, None, self._now),
             starts=self._bridge.starts[spec.name].total(self._now),
-            breaker=outlook.breaker(pool, self._now),
+            breaker=pause or None,
         )
 
     def node(self, node: Node) -> NodeView:
@@ -80,6 +80,7 @@ class Viewer:
             load=link.load if link else None,
             stats=link.stats if link else None,
             epoch=node.epoch,
+            order=node.order.value,
             reason=node.reason,
             labels=node.labels,
         )

@@ -66,6 +66,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     load: float | None  # 0 to 1, by its last heartbeat
     stats: dict[str, Any] | None  # the same
     epoch: int
+    order: str  # what somebody wants of it, whatever the pool's policy says: "stop", "destroy", or nothing
     reason: str
     labels: Mapping[str, Any]
 
