@@ -212,7 +212,8 @@ async def test_logs_hold_no_secret_and_no_sdp(tmp_path: Path, style: str) -> Non
         await _session_of_secrets(place)
         assert bridge.end() == 0
         assert "session ended" in bridge.text  # so debug lines are among them
-        for secret in ("sdp-secret", "ufrag-secret", "sk_", "nk_", "turn-secret", "bearer-secret"):
+        assert "admin key refused" in bridge.text
+        for secret in ("sdp-secret", "ufrag-secret", "sk_", "nk_", "ak_", "turn-secret", "bearer-secret"):
             assert secret not in bridge.text
 
 
@@ -242,3 +243,10 @@ async def _session_of_secrets(place: Home) -> None:
         for headers in ({"authorization": "Bearer bearer-secret"}, {"authorization": f"Bearer {key}"}):
             await http.get("/v1/pools?key=bearer-secret", headers=headers)
             await http.get("/v1/ice-servers", headers=headers)
+            await http.get("/v1/admin/nodes", headers=headers)
+        with place.keys() as keys:
+            admin = keys.create_admin_key()
+        changed = await http.patch(
+            "/v1/admin/pools/default", headers={"authorization": f"Bearer {admin}"}, json={"bearer-secret": 1}
+        )
+        assert changed.status_code == 400

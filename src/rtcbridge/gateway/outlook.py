@@ -15,6 +15,6 @@ def positions(pool: Pool) -> Mapping[str, int]:
     return {session: place for place, session in enumerate(pool.line, start=1)}
 
 
-def eta(pool: Pool, session: str | None, now: float) -> float | None:
-    """Seconds until a session that waits gets a slot, or one that would come now (None); None if nobody can tell."""
+def eta(pool: Pool, session: str, now: float) -> float | None:
+    """Seconds until a session that waits gets a slot; None if nobody can tell. `now` is on the bridge's clock."""
     return None

@@ -58,7 +58,7 @@ class Viewer:
             stopped=slots["stopped"],
             waiting=len(pool.line),
             waiting_since=born(first) if first is not None else None,
-            eta=outlook.eta(pool, None, self._now),
+            eta=outlook.eta(pool, first, self._now) if first is not None else None,
             starts=self._bridge.starts[spec.name].total(self._now),
             breaker=pause or None,
         )
@@ -90,11 +90,11 @@ class Viewer:
         session, pool = entry.session, entry.pool
         name = pool.spec.name
         position = eta = None
-        if session.id in pool.line:
+        if not session.node:
             if name not in self._lines:
                 self._lines[name] = outlook.positions(pool)
             position = self._lines[name].get(session.id)
-            eta = outlook.eta(pool, session.id, self._now)
+            eta = outlook.eta(pool, session.id, self._now) if position is not None else None
         return SessionView(
             id=session.id,
             pool=name,

@@ -45,7 +45,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     stopped: int  # slots of nodes that are stopped, or being stopped
     waiting: int  # clients in line
     waiting_since: float | None  # when the first of them came
-    eta: float | None  # until one who came now would get a slot, if somebody can tell
+    eta: float | None  # until the first of them gets a slot, if anybody can tell
     starts: int  # sessions that began within the last minute
     breaker: str | None  # why no nodes are made or started at the moment
 
