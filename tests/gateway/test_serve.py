@@ -67,6 +67,24 @@ async def test_keys_of_the_command_line_count_at_once(place: Home) -> None:
         assert again.inbox == []
 
 
+async def test_commands_find_the_bridge_of_their_store(place: Home) -> None:
+    bridge = place.serve()
+    async with FakeNode(place.url, place.node_key()) as node, FakeClient(place.url, place.client_key()) as client:
+        await client.start_session()
+        listed = json.loads((await command(place, "sessions", "--json")).stdout)
+        assert [(row["state"], row["connected"]) for row in listed] == [("live", True)], (
+            "the bridge knows, not the store"
+        )
+        await command(place, "nodes", "drain", "node-1")
+        await node.expect("drain")
+        await command(place, "sessions", "end", listed[0]["id"])
+        await client.expect("error", message="The session was ended by the operator.")
+        await off_loop(lambda: bridge.event("admin", action="end session", key="local"))
+    assert bridge.end() == 0
+    said = (await command(place, "nodes")).stderr
+    assert said.endswith("rtcbridge nodes: no bridge runs on this store; the list is what it says\n")
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[Home]:
     """A bridge with a local pool, of which nothing is left behind."""
