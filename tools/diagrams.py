@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from rtcbridge.core.events import Closed, Source, Timeout
+from rtcbridge.core.events import Cancelled, Closed, Source, Timeout
 from rtcbridge.core.machine import REPORTS, Machine
 from rtcbridge.core.node import DEADLINES as NODE_DEADLINES
 from rtcbridge.core.node import NODE_TRANSITIONS, NodeEvent, NodeState, duration
@@ -88,7 +88,7 @@ def session_diagram() -> str:
     """The session's table as a Mermaid state diagram."""
     arrows: dict[tuple[str, str], list[str]] = {}
     for (state, source, event), after in TRANSITIONS.items():
-        if after is not state:
+        if after is not state and event is not Cancelled:  # it would lead from every state to the last
             arrows.setdefault((state.name, after.name), []).append(f"{source.value} {_words(event.__name__)}")
     return _mermaid(State.NEW.name, State.ENDED.name, _merge_ends(arrows))
 
@@ -110,7 +110,7 @@ def session_states() -> str:
     others = ", ".join(state.name for state in State if state not in farewell)
     lines = [
         f"Not drawn: the end of the client's socket leads to ENDED, in all states but {others}; a socket that drops",
-        "without a Close frame does not end a session that is LIVE.",
+        "without a Close frame does not end a session that is LIVE. An operator may end a session in every state.",
         "",
         "| state | takes without leaving it |",
         "|---|---|",

@@ -411,6 +411,15 @@ class Config(Struct, frozen=True, kw_only=True):
         """The pools as the pure core wants them, in the order of the file."""
         return tuple(pool.spec() for pool in self.pools)
 
+    def local_url(self, port: int) -> str:
+        """Where this machine reaches the bridge by HTTP, without a path.
+
+        Args:
+            port: the port really bound.
+        """
+        host = _LOOPBACK.get(self.server.host, self.server.host)
+        return f"{'https' if self.server.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
     def base_url(self, port: int | None = None) -> str:
         """Where nodes and clients reach the bridge, without a path: `ws://…` or `wss://…`.
 
@@ -445,6 +454,34 @@ def load(file: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     config, sources = _overlay(config, env)
     _check(config, lambda key: sources.get(key, f"{path}: {key}" if path else key))
     return config
+
+
+RUN_TIME_SETTINGS = ("max_nodes", "min_ready", "beta", "idle_timeout", "stopped_reserve")
+"""What may be changed of a pool while the bridge runs: the policy, not what a node is or how long it may take."""
+
+
+def override(pool: Pool, values: Mapping[str, object]) -> Pool:
+    """Put values over the settings of a pool.
+
+    Args:
+        pool: As the configuration has it.
+        values: The new values by their names.
+
+    Raises:
+        ConfigError: A name is not of `RUN_TIME_SETTINGS`, a value is not allowed, or the pool makes no nodes.
+    """
+    if values and pool.provider == "static":
+        raise ConfigError("a static pool makes no nodes: it has nothing to change")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Pool) if field.name in RUN_TIME_SETTINGS}
+    for name in values:
+        if name not in kinds:
+            raise ConfigError(f"{name}: no such setting; {_hint(name, kinds)}")
+    changed = {
+        name: _convert(value, inspect.type_info(kinds[name]), kinds[name], name) for name, value in values.items()
+    }
+    pool = msgspec.structs.replace(pool, **changed)
+    _check_pool(pool, f"pool {pool.name}")
+    return pool
 
 
 def variables() -> dict[str, tuple[str, str]]:

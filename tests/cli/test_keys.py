@@ -31,6 +31,20 @@ def test_a_clients_key_and_a_nodes(folder, capsys):
         keys.close()
 
 
+def test_an_admins_key(folder, capsys):
+    assert main(["keys", "create", "--admin"]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"ak_[A-Za-z0-9]{24}\n", out)
+    assert err == f"Stored in {folder}/rtcbridge.db; the key is not shown again.\n"
+    with Database(folder / "rtcbridge.db") as database:
+        keys = SqliteKeys(database)
+        assert keys.identify_admin(out.strip()) == "1"
+        keys.close()
+    assert main(["keys", "list"]) == 0
+    assert re.match(r"1\s+admin\s+\d", capsys.readouterr().out.splitlines()[1])
+    assert main(["keys", "revoke", "1"]) == 0
+
+
 def test_keys_go_into_the_store_of_the_configuration(folder, capsys, monkeypatch):
     (folder / "conf").mkdir()
     config = folder / "conf" / "bridge.toml"
@@ -66,7 +80,14 @@ def test_the_list_as_json(capsys):
     assert main(["keys", "list", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert isinstance(row.pop("created"), float)
-    assert row == {"id": "1", "project": "TEST01", "pool": "", "is_node": False, "revoked": None}
+    assert row == {
+        "id": "1",
+        "project": "TEST01",
+        "pool": "",
+        "is_node": False,
+        "is_admin": False,
+        "revoked": None,
+    }
 
 
 def test_an_empty_list_says_so_beside_the_output(capsys):

@@ -7,6 +7,7 @@ from rtcbridge.core.errors import Error
 from rtcbridge.core.events import (
     Acquire,
     Begin,
+    Cancelled,
     Closed,
     Declined,
     Dropped,
@@ -57,6 +58,7 @@ EVENTS: tuple[Event, ...] = (
     Lost(),
     Timeout(),
     Expired(),
+    Cancelled("by hand"),
 )
 
 Route: TypeAlias = list[tuple[Source, Event]]

@@ -16,6 +16,7 @@ NEW client Offer -> CLAIMING: acquire
 NEW client Candidate -> NEW:
 NEW client Closed -> ENDED: end (client left)
 NEW client Dropped -> ENDED: end (client left)
+NEW operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 ASKED client SessionStart -> ASKED:
 ASKED client Offer -> HELD:
 ASKED client Candidate -> ASKED:
@@ -26,6 +27,7 @@ ASKED pool Pending -> PENDING: client:pending
 ASKED pool Full -> FULL: client:full
 ASKED pool Failed -> FULL: client:full
 ASKED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
+ASKED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 PENDING client SessionStart -> PENDING: client:pending
 PENDING client Offer -> HELD: client:server_provisioning
 PENDING client Candidate -> PENDING:
@@ -35,6 +37,7 @@ PENDING pool Granted -> RESERVED: client:waiting
 PENDING pool Pending -> PENDING:
 PENDING pool Full -> FULL: client:full
 PENDING pool Failed -> FULL: client:full
+PENDING operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 FULL client SessionStart -> FULL: client:full
 FULL client Offer -> FULL: client:POOL_FULL
 FULL client Candidate -> FULL:
@@ -44,6 +47,7 @@ FULL pool Granted -> RESERVED: client:waiting
 FULL pool Pending -> PENDING: client:pending
 FULL pool Full -> FULL:
 FULL pool Failed -> FULL:
+FULL operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 RESERVED client SessionStart -> RESERVED: client:waiting
 RESERVED client Offer -> OFFERED: begin n1, n1:offer
 RESERVED client Candidate -> RESERVED:
@@ -51,6 +55,7 @@ RESERVED client Closed -> ENDED: end (client left)
 RESERVED client Dropped -> ENDED: end (client left)
 RESERVED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 RESERVED clock Timeout -> ASKED: yield
+RESERVED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 CLAIMING client SessionStart -> HELD: stay
 CLAIMING client Offer -> CLAIMING:
 CLAIMING client Candidate -> CLAIMING:
@@ -60,6 +65,7 @@ CLAIMING pool Granted -> OFFERED: begin n2, n2:offer
 CLAIMING pool Pending -> CLAIMING: client:server_provisioning
 CLAIMING pool Full -> ENDED: client:POOL_FULL, end (full)
 CLAIMING pool Failed -> ENDED: client:START_FAILED, end (start_failed)
+CLAIMING operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 HELD client SessionStart -> HELD: client:pending
 HELD client Offer -> HELD:
 HELD client Candidate -> HELD:
@@ -70,6 +76,7 @@ HELD pool Pending -> HELD:
 HELD pool Full -> FULL: client:full, client:POOL_FULL
 HELD pool Failed -> ENDED: client:START_FAILED, end (start_failed)
 HELD pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
+HELD operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 OFFERED client SessionStart -> OFFERED: client:waiting
 OFFERED client Offer -> OFFERED: n1:offer
 OFFERED client Candidate -> OFFERED: n1:candidate
@@ -82,6 +89,7 @@ OFFERED node Declined -> RETRYING: n1:session_end, reassign but n1
 OFFERED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 OFFERED clock Timeout -> RETRYING: n1:session_end, reassign but n1
 OFFERED clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+OFFERED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 RETRYING client SessionStart -> RETRYING:
 RETRYING client Offer -> RETRYING:
 RETRYING client Candidate -> RETRYING:
@@ -91,6 +99,7 @@ RETRYING pool Granted -> REOFFERED: begin n2, n2:offer
 RETRYING pool Pending -> RETRYING: client:pending, client:server_provisioning
 RETRYING pool Full -> ENDED: client:NO_ANSWER, end (full)
 RETRYING pool Failed -> ENDED: client:START_FAILED, end (start_failed)
+RETRYING operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 REOFFERED client SessionStart -> REOFFERED: client:waiting
 REOFFERED client Offer -> REOFFERED: n2:offer
 REOFFERED client Candidate -> REOFFERED: n2:candidate
@@ -103,6 +112,7 @@ REOFFERED node Declined -> ENDED: client:NO_ANSWER, end (node refused)
 REOFFERED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 REOFFERED clock Timeout -> ENDED: client:NO_ANSWER, end (timeout)
 REOFFERED clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+REOFFERED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 ANSWERED client SessionStart -> ANSWERED: client:waiting
 ANSWERED client Offer -> ANSWERED: n1:offer
 ANSWERED client Candidate -> ANSWERED: n1:candidate
@@ -116,6 +126,7 @@ ANSWERED node Declined -> ENDED: client:NODE_REFUSED, end (node refused)
 ANSWERED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 ANSWERED clock Timeout -> ENDED: client:NO_MEDIA, end (timeout)
 ANSWERED clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+ANSWERED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 LIVE client SessionStart -> LIVE: client:waiting
 LIVE client Offer -> LIVE: n1:offer
 LIVE client Candidate -> LIVE: n1:candidate
@@ -128,6 +139,7 @@ LIVE node MediaDown -> ENDED: end (media failed)
 LIVE node Declined -> ENDED: client:NODE_REFUSED, end (node refused)
 LIVE pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 LIVE clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+LIVE operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 DETACHED node NodeAnswer -> DETACHED:
 DETACHED node NodeCandidate -> DETACHED:
 DETACHED node MediaUp -> DETACHED:
@@ -136,6 +148,7 @@ DETACHED node Declined -> ENDED: end (node refused)
 DETACHED pool Lost -> ENDED: end (node lost)
 DETACHED clock Timeout -> ENDED: end (timeout)
 DETACHED clock Expired -> ENDED: end (max_session)
+DETACHED operator Cancelled -> ENDED: end (by hand)
 ENDED client Candidate -> ENDED:
 """
 

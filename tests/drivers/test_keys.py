@@ -1,4 +1,5 @@
 import hmac
+import os
 import re
 import subprocess
 import sys
@@ -7,7 +8,8 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
+from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger, admin_token
+from rtcbridge.drivers.ledger.keys import LOCAL_ADMIN, TOKEN_LIFETIME
 from rtcbridge.drivers.ledger.schema import keys as table
 from rtcbridge.ports import Authenticator, Identity, Keys, LedgerError, SessionRow
 
@@ -49,6 +51,34 @@ def test_keys_are_made_identified_and_revoked(keys):
     assert (first.id, first.project, first.is_node) == ("1", "TEST01", False)
     assert before - 1 <= first.created <= first.revoked <= time.time()
     assert (second.id, second.pool, second.is_node, second.revoked) == ("2", "gpu_big.1", True, None)
+
+
+def test_an_admins_key_is_nobodys_but_an_admins(keys):
+    client, node, admin = keys.create_client_key("TEST01"), keys.create_node_key("p"), keys.create_admin_key()
+    assert re.fullmatch(r"ak_[A-Za-z0-9]{24}", admin)
+    assert keys.identify_admin(admin) == "3"
+    assert keys.identify(admin) is None
+    assert [keys.identify_admin(other) for other in (client, node, "", admin + "x", "x" * 70_000)] == [None] * 5
+    rows = keys.keys()
+    assert [(row.is_node, row.is_admin) for row in rows] == [(False, False), (True, False), (False, True)]
+    assert keys.is_valid("3")
+    assert keys.revoke_key("3")
+    assert keys.identify_admin(admin) is None
+    assert not keys.is_valid("3")
+
+
+def test_who_has_the_store_can_make_a_token_that_lasts_a_minute(keys, database, tmp_path):
+    now = time.time()
+    token = admin_token(database.secret, now)
+    assert keys.identify_admin(token) == LOCAL_ADMIN
+    assert keys.identify(token) is None
+    for moment in (now - TOKEN_LIFETIME - 2, now + TOKEN_LIFETIME + 2):
+        assert keys.identify_admin(admin_token(database.secret, moment)) is None
+    for forged in (token + "x", token[:-1], token.replace("local_", "local_0"), f"ak_local_{int(now)}_{'1' * 27}"):
+        assert keys.identify_admin(forged) is None
+    with Database(tmp_path / "y.db") as other:
+        assert keys.identify_admin(admin_token(other.secret, now)) is None
+    assert keys.keys() == [], "nothing is stored of it"
 
 
 @pytest.mark.parametrize("credential", ["", "sk_TEST01_", "x" * 70_000, "\ud800", "nk_node_", "é", "\0"])
@@ -99,7 +129,7 @@ def test_a_store_with_another_secret_does_not_know_the_key(keys, database, tmp_p
 def cli(tmp_path, *arguments):
     done = subprocess.run(
         [sys.executable, "-m", "rtcbridge", "keys", *arguments],
-        env={"RTCBRIDGE_STORE__URL": f"sqlite:///{tmp_path}/x.db"},
+        env=os.environ | {"RTCBRIDGE_STORE__URL": f"sqlite:///{tmp_path}/x.db"},
         capture_output=True,
         text=True,
         timeout=30,

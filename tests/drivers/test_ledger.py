@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from rtcbridge.drivers.ledger import Database, SqliteLedger, schema, sqlite
-from rtcbridge.ports import Ledger, LedgerError, NodeRow, SessionRow
+from rtcbridge.ports import Ledger, LedgerError, NodeRow, OverrideRow, SessionRow
 
 
 @pytest.fixture
@@ -48,11 +48,24 @@ def test_rows_have_the_columns_of_their_tables_in_order():
     for row, table, statement in (
         (NodeRow, schema.nodes, sqlite.SAVE_NODE),
         (SessionRow, schema.sessions, sqlite.START_SESSION),
+        (OverrideRow, schema.overrides, sqlite.SAVE_OVERRIDE),
     ):
         names = tuple(field.name for field in msgspec.structs.fields(row))
         assert names == tuple(column.name for column in table.c) == statement.names
     assert sqlite.DELETE_NODE.names == ("node",)
+    assert sqlite.DELETE_OVERRIDE.names == ("name",)
     assert sqlite.END_SESSION.names == ("at", "why", "session")
+
+
+async def test_settings_of_pools_are_saved_changed_and_forgotten(ledger):
+    first = OverrideRow(pool="a", settings='{"max_nodes":1}', changed=1.0, key="3")
+    await ledger.save_override(first)
+    await ledger.save_override(OverrideRow(pool="b", settings="{}", changed=2.0, key="3"))
+    changed = OverrideRow(pool="a", settings='{"max_nodes":2}', changed=3.0, key="local")
+    await ledger.save_override(changed)
+    await ledger.delete_override("b")
+    await ledger.delete_override("b")
+    assert ledger.overrides() == [changed]
 
 
 async def test_nodes_are_saved_moved_and_forgotten(ledger):

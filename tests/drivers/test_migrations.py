@@ -1,3 +1,4 @@
+import hashlib
 import sqlite3
 from pathlib import Path
 
@@ -7,8 +8,9 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from rtcbridge.drivers.ledger import Database, migrations
+from rtcbridge.drivers.ledger import Database, SqliteKeys, migrations
 from rtcbridge.drivers.ledger.schema import metadata
+from rtcbridge.ports import Identity
 
 FOLDER = Path(migrations.__file__).parent
 
@@ -49,6 +51,34 @@ def test_every_migration_goes_up_from_every_older_one(tmp_path):
             assert connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'kept'").scalar() == "yes"
             version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
             assert version == migrations.HEAD
+
+
+def test_keys_of_the_first_revision_are_no_admins(tmp_path):
+    file = tmp_path / "x.db"
+    engine = sa.create_engine(f"sqlite:///{file}")
+    with engine.begin() as connection:
+        from alembic import command
+
+        config = Config()
+        config.set_main_option("script_location", str(FOLDER))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql("INSERT INTO meta (name, value) VALUES ('secret', ?)", ("5e" * 32,))
+        connection.exec_driver_sql("INSERT INTO meta (name, value) VALUES ('keys_version', '1')")
+        digest = hashlib.blake2b(b"sk_TEST01_x", digest_size=32, key=b"\x5e" * 32, person=b"key").digest()
+        connection.exec_driver_sql(
+            "INSERT INTO keys (digest, project, pool, is_node, created, changed) VALUES (?, 'TEST01', '', 0, 5.0, 1)",
+            (digest,),
+        )
+    engine.dispose()
+    with Database(file) as database:
+        keys = SqliteKeys(database)
+        assert keys.identify("sk_TEST01_x") == Identity("1", project="TEST01")
+        assert keys.identify_admin("sk_TEST01_x") is None
+        (row,) = keys.keys()
+        assert not row.is_admin
+        assert keys.identify_admin(keys.create_admin_key()) == "2"
+        keys.close()
 
 
 def test_a_migration_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):

@@ -1,17 +1,15 @@
 """Running a bridge in this process: drivers picked by the configuration, signals, the end."""
 
 import asyncio
-import contextlib
 import errno
-import fcntl
 import gc
 import os
 import signal
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from rtcbridge.cli import CommandError
+from rtcbridge.cli.lock import RunningBridge, store_lock
 from rtcbridge.config import Config
 from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
 from rtcbridge.drivers.providers import make_provider
@@ -43,10 +41,16 @@ def run_bridge(
         CommandError: The address cannot be had, a TLS file cannot be used, or another bridge has the store.
         LedgerError: The store cannot be opened.
     """
-    with store_lock(config.store.path), Database(config.store.path) as database:
+    with store_lock(config.store.path) as announce, Database(config.store.path) as database:
         keys = SqliteKeys(database)
+
+        def listens(server: Server) -> None:
+            tls = config.server.tls_cert
+            announce(RunningBridge(config.local_url(server.listener.port), os.path.abspath(tls) if tls else ""))
+            ready(server)
+
         try:
-            _run(_serve(config, database, keys, credential(keys), ready, after, until))
+            _run(_serve(config, database, keys, credential(keys), listens, after, until))
         finally:
             keys.close()
 
@@ -107,25 +111,3 @@ async def _start(server: Server, config: Config) -> None:
         if error.filename is not None:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
         raise CommandError(f"cannot listen on {where}: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def store_lock(store: Path) -> Iterator[None]:
-    """Hold the right to run a bridge on this store, of which one may: two would fight over its nodes.
-
-    Raises:
-        CommandError: Another bridge has it, or the folder cannot be written.
-    """
-    path = store.with_name(f"{store.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise CommandError(f"another bridge runs on the store {store}") from None
-    finally:
-        os.close(descriptor)

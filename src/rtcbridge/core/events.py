@@ -18,6 +18,7 @@ class Source(Enum):
     NODE = "node"
     POOL = "pool"
     CLOCK = "clock"
+    OPERATOR = "operator"
 
 
 # --- events, beside the messages of the wire ---
@@ -77,10 +78,16 @@ class Expired(Struct, frozen=True):
     """The session reached `max_session`."""
 
 
+class Cancelled(Struct, frozen=True):
+    """An operator ends the session, and says why."""
+
+    reason: str
+
+
 PoolEvent: TypeAlias = Granted | Pending | Full | Failed | Lost
 Event: TypeAlias = (
     SessionStart | Offer | Candidate | Closed | Dropped | NodeAnswer | NodeCandidate | MediaUp | MediaDown
-    | Declined | PoolEvent | Timeout | Expired
+    | Declined | PoolEvent | Timeout | Expired | Cancelled
 )  # fmt: skip
 
 

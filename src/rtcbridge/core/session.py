@@ -10,6 +10,7 @@ from rtcbridge.core.errors import Error, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
     Begin,
+    Cancelled,
     Closed,
     Declined,
     Dropped,
@@ -60,7 +61,7 @@ class State(Enum):
 
 # --- the table ---
 
-_C, _N, _P, _K = Source.CLIENT, Source.NODE, Source.POOL, Source.CLOCK
+_C, _N, _P, _K, _O = Source.CLIENT, Source.NODE, Source.POOL, Source.CLOCK, Source.OPERATOR
 _S = State
 Table: TypeAlias = Mapping[tuple[State, Source, type], State]
 
@@ -114,6 +115,8 @@ TRANSITIONS: Table = {
     (_S.OFFERED, _K, Timeout): _S.RETRYING,
     **_to(_S.ENDED, "REOFFERED ANSWERED DETACHED", _K, Timeout),
     **_to(_S.ENDED, f"{_SERVED} DETACHED", _K, Expired),
+    # the operator ends it
+    **_to(_S.ENDED, f"{_UNSERVED} {_SERVED} DETACHED", _O, Cancelled),
 }
 
 _BEFORE_OFFER = frozenset(State[name] for name in _UNSERVED.split())
@@ -335,6 +338,8 @@ class Session:
                 return self._ended("timeout", _END_OF_STATE.get(before))
             case Declined():
                 return self._ended("node refused", self._refusal(before))
+            case Cancelled(reason=reason):
+                return self._ended(reason, None if before is State.DETACHED else Error.OPERATOR)
             case MediaDown(reason=reason):
                 return self._ended(reason, Error.NO_ANSWER if before is State.REOFFERED else None)
         raise AssertionError(event)  # pragma: no cover — the table has no such cell
@@ -364,5 +369,5 @@ _HANDLERS: Mapping[type, Callable[[Session, Any, State, float], list[Effect]]] =
     **dict.fromkeys((NodeAnswer, NodeCandidate), Session._from_peer),
     **dict.fromkeys((Granted, Pending, Full, Failed, Lost), Session._from_pool),
     MediaUp: Session._media_up,
-    **dict.fromkeys((MediaDown, Declined, Closed, Dropped, Timeout, Expired), Session._give_up),
+    **dict.fromkeys((MediaDown, Declined, Cancelled, Closed, Dropped, Timeout, Expired), Session._give_up),
 }

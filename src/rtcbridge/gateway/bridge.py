@@ -34,6 +34,7 @@ from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 from rtcbridge.gateway.links import Link, Socket
+from rtcbridge.gateway.recent import RecentCount
 from rtcbridge.gateway.timers import Lane, Timer, TimerWheel
 from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
 
@@ -104,6 +105,7 @@ class Bridge:
         self.links: dict[str, Link] = {}
         self.sessions: dict[str, Entry] = {}
         self.clients: set[Client] = set()
+        self.starts = {name: RecentCount() for name in self.pools}  # of sessions, by pool
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
         self._deadlines = wheel.lane(self.session_spec.answer_timeout, self._due)
         self._pool_of: dict[str, Pool] = {}  # by project
@@ -266,6 +268,8 @@ class Bridge:
     def _begin(self, entry: Entry, node: str) -> None:
         session = entry.session
         link = self.links.get(node)
+        if not entry.begun:
+            self.starts[entry.pool.spec.name].add(self.clock())
         entry.begun, entry.delivered = True, link is not None and link.socket is not None
         self.ledger.session_started(
             SessionRow(

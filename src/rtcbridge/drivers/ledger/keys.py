@@ -1,6 +1,7 @@
-"""Keys of clients and nodes: made, looked up, revoked. The store has only their digests."""
+"""Keys of clients, nodes and operators: made, looked up, revoked. The store has only their digests."""
 
 import hashlib
+import hmac
 import logging
 import re
 import secrets
@@ -8,8 +9,8 @@ import sqlite3
 import string
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
@@ -22,7 +23,15 @@ _BASE62 = string.digits + string.ascii_letters
 _SECRET_LENGTH = 24  # 62**24 is 142 bits
 FRESH = 0.05  # seconds that a revocation by another process may take to be seen at a look-up
 _LONGEST = 256  # characters of a credential; no key is nearly so long
+_T = TypeVar("_T")
 logger = logging.getLogger(__name__)
+LOCAL_ADMIN = "local"
+"""The id that stands for whoever made an admin token out of the store itself."""
+
+TOKEN_LIFETIME = 60.0
+"""Seconds that such a token is valid."""
+
+_TOKEN = re.compile(r"ak_local_([0-9]{1,12})_[0-9A-Za-z]{1,40}\Z", re.ASCII)
 _VERSION = sa.select(meta.c.value).where(meta.c.name == "keys_version")
 
 
@@ -42,6 +51,7 @@ class SqliteKeys:
         self._database = database
         self._lock = threading.Lock()
         self._identities: dict[bytes, Identity] = {}
+        self._admins: dict[bytes, str] = {}  # apart, so that nobody takes one for the key of a client or a node
         self._digests: dict[str, bytes] = {}
         self._data_version = -1
         self._keys_version = -1
@@ -58,15 +68,27 @@ class SqliteKeys:
 
     def identify(self, credential: str) -> Identity | None:
         """Return whose valid key this is, or None. Another process's change counts within `FRESH` seconds."""
+        return self._look_up(self._identities, credential)
+
+    def identify_admin(self, credential: str) -> str | None:
+        """Return the id of the admin key that this is, or None. A token of `admin_token` is `LOCAL_ADMIN`'s."""
+        if match := _TOKEN.match(credential):
+            made, now = float(match[1]), time.time()
+            token = admin_token(self._database.secret, made)
+            fresh = abs(now - made) <= TOKEN_LIFETIME
+            return LOCAL_ADMIN if hmac.compare_digest(token, credential) and fresh else None
+        return self._look_up(self._admins, credential)
+
+    def _look_up(self, known: Mapping[bytes, _T], credential: str) -> _T | None:
         digest = self._digest(credential[:_LONGEST])
         with self._lock:
             if time.monotonic() - self._looked > FRESH:
                 self._refresh()
-            identity = self._identities.get(digest)
-            if identity is None:
+            found = known.get(digest)
+            if found is None:
                 self._refresh()  # a key that was made just now
-                identity = self._identities.get(digest)
-        return identity if len(credential) <= _LONGEST else None
+                found = known.get(digest)
+        return found if len(credential) <= _LONGEST else None
 
     def is_valid(self, key: str) -> bool:
         """Say whether the key of this id still is valid, as of the last `changed()` or `identify()`."""
@@ -93,15 +115,19 @@ class SqliteKeys:
         """
         if not PROJECT.match(project):
             raise ValueError(f"expected six characters A-Z 0-9, got {project!r}")
-        return self._create(f"sk_{project}_", project=project, pool="", is_node=False)
+        return self._create(f"sk_{project}_", project=project)
 
     def create_node_key(self, pool: str) -> str:
         """Make a key for static nodes of a pool and return it, for once. Raises LedgerError."""
-        return self._create(f"nk_{pool}_", project="", pool=pool, is_node=True)
+        return self._create(f"nk_{pool}_", pool=pool, is_node=True)
+
+    def create_admin_key(self) -> str:
+        """Make a key for the admin API and return it, for once. Raises LedgerError."""
+        return self._create("ak_", is_admin=True)
 
     def keys(self) -> Sequence[KeyRow]:
         """Return all keys, oldest first. Raises LedgerError."""
-        columns = (keys.c.id, keys.c.project, keys.c.pool, keys.c.is_node, keys.c.created, keys.c.revoked)
+        columns = [keys.c[name] for name in KeyRow.__struct_fields__]
         rows = self._database.read(sa.select(*columns).order_by(keys.c.id))
         return [KeyRow(**{**row, "id": str(row["id"])}) for row in rows]
 
@@ -117,8 +143,9 @@ class SqliteKeys:
         self._cursor.close()
         self._pooled.close()
 
-    def _create(self, prefix: str, **values: Any) -> str:
+    def _create(self, prefix: str, **kind: Any) -> str:
         key = prefix + "".join(secrets.choice(_BASE62) for _ in range(_SECRET_LENGTH))
+        values = {"project": "", "pool": "", "is_node": False, "is_admin": False} | kind
         self._write(keys.insert().values(digest=self._digest(key), created=time.time(), **values))
         return key
 
@@ -162,19 +189,36 @@ class SqliteKeys:
 
     def _load(self, version: int) -> None:
         self._cursor.execute(
-            "SELECT id, digest, project, pool, is_node, revoked FROM keys WHERE changed > ?",
+            "SELECT id, digest, project, pool, is_node, is_admin, revoked FROM keys WHERE changed > ?",
             (self._keys_version,),
         )
-        for number, digest, project, pool, is_node, revoked in self._cursor.fetchall():
+        for number, digest, project, pool, is_node, is_admin, revoked in self._cursor.fetchall():
             key = str(number)
-            if revoked is None:
-                self._identities[digest] = Identity(key, project, pool, bool(is_node))
-                self._digests[key] = digest
-            else:
+            if revoked is not None:
                 self._identities.pop(digest, None)
+                self._admins.pop(digest, None)
                 self._digests.pop(key, None)
+                continue
+            self._digests[key] = digest
+            if is_admin:
+                self._admins[digest] = key
+            else:
+                self._identities[digest] = Identity(key, project, pool, bool(is_node))
         self._changed = self._changed or self._keys_version >= 0
         self._keys_version = version
+
+
+def admin_token(secret: bytes, now: float) -> str:
+    """Make a credential for the admin API out of the store's own secret, valid for `TOKEN_LIFETIME`.
+
+    Who can read the store can do anything that an admin can; this spares him a key. Nothing is stored of it.
+
+    Args:
+        secret: `Database.secret`.
+        now: Unix seconds.
+    """
+    digest = hashlib.blake2b(b"%d" % now, digest_size=20, key=secret, person=b"admin token")
+    return f"ak_local_{int(now)}_{_base62(int.from_bytes(digest.digest()))}"
 
 
 def _base62(number: int) -> str:

@@ -20,6 +20,7 @@ keys = sa.Table(
     sa.Column("project", sa.String, nullable=False),
     sa.Column("pool", sa.String, nullable=False),
     sa.Column("is_node", sa.Boolean, nullable=False),
+    sa.Column("is_admin", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("revoked", sa.Float),
     sa.Column("changed", sa.Integer, nullable=False, index=True),
@@ -40,6 +41,15 @@ nodes = sa.Table(
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("labels", sa.String, nullable=False),
     sa.Column("ordered", sa.String, nullable=False, server_default=""),
+)
+
+overrides = sa.Table(
+    "overrides",
+    metadata,
+    sa.Column("pool", sa.String, primary_key=True),
+    sa.Column("settings", sa.String, nullable=False),
+    sa.Column("changed", sa.Float, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
 )
 
 sessions = sa.Table(

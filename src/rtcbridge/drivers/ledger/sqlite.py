@@ -7,17 +7,18 @@ thousands of session starts a second cost a few commits, and the event loop neve
 import asyncio
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
 from rtcbridge.drivers.ledger.database import Database
-from rtcbridge.drivers.ledger.schema import nodes, sessions
-from rtcbridge.ports import LedgerError, NodeRow, SessionRow
+from rtcbridge.drivers.ledger.schema import nodes, overrides, sessions
+from rtcbridge.ports import LedgerError, NodeRow, OverrideRow, SessionRow
 
 GATHER = 0.01  # seconds that sessions are gathered before a commit that nobody waits for
 _LONGEST_PAUSE = 5.0  # seconds between two tries while the disk fails
@@ -26,6 +27,8 @@ PENDING_LIMIT = 200_000  # starts and ends held in memory while the disk fails
 
 # No fault of the disk: the same rows would fail for ever, and hold up all that come after them.
 _HOPELESS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.InterfaceError)
+
+_NONE: Final[Mapping[str, Any]] = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +47,19 @@ class _Statement:
             connection.exec_driver_sql(self._sql, rows)
 
 
-def _upsert(table: sa.Table, columns: Iterable[str], first: Iterable[str] = ()) -> _Statement:
+def _upsert(table: sa.Table, columns: Iterable[str], first: Iterable[str] = (), key: str = "id") -> _Statement:
     """Insert rows of a table; let those that are there have these new columns, and `first` where they had none."""
     new = sqlite.insert(table)
     moved: dict[str, Any] = {name: new.excluded[name] for name in columns}
     empty: sa.ColumnElement[str] = sa.literal_column("''")
     kept = {name: sa.func.coalesce(sa.func.nullif(table.c[name], empty), new.excluded[name]) for name in first}
-    return _Statement(new.on_conflict_do_update(index_elements=["id"], set_=moved | kept))
+    return _Statement(new.on_conflict_do_update(index_elements=[key], set_=moved | kept))
 
 
 SAVE_NODE = _upsert(nodes, [column.name for column in nodes.c if column.name != "id"])
 DELETE_NODE = _Statement(nodes.delete().where(nodes.c.id == sa.bindparam("node")))
+SAVE_OVERRIDE = _upsert(overrides, ["settings", "changed", "key"], key="pool")
+DELETE_OVERRIDE = _Statement(overrides.delete().where(overrides.c.pool == sa.bindparam("name")))
 START_SESSION = _upsert(sessions, ["pool", "node"], first=["ended", "reason"])
 END_SESSION = _Statement(
     sessions.update()
@@ -73,12 +78,13 @@ class _Batch:
 
     def __init__(self) -> None:
         self.nodes: dict[str, NodeRow | None] = {}  # None: to be deleted
+        self.overrides: dict[str, OverrideRow | None] = {}  # the same
         self.starts: dict[str, SessionRow] = {}
         self.ends: dict[str, tuple[float, str]] = {}
         self.waiters: list[Future[None]] = []
 
     def is_empty(self) -> bool:
-        return not (self.nodes or self.starts or self.ends or self.waiters)
+        return not (self.nodes or self.overrides or self.starts or self.ends or self.waiters)
 
     def take_back(self, older: "_Batch") -> None:
         """Put the sessions of a batch that could not be written before those of this one."""
@@ -88,6 +94,8 @@ class _Batch:
     def write(self, connection: sa.Connection) -> None:
         SAVE_NODE.run(connection, [msgspec.structs.astuple(row) for row in self.nodes.values() if row])
         DELETE_NODE.run(connection, [(node,) for node, row in self.nodes.items() if not row])
+        SAVE_OVERRIDE.run(connection, [msgspec.structs.astuple(row) for row in self.overrides.values() if row])
+        DELETE_OVERRIDE.run(connection, [(pool,) for pool, row in self.overrides.items() if not row])
         ends = dict(self.ends)
         starts = [_row(row, ends.pop(row.id, (None, ""))) for row in self.starts.values()]
         START_SESSION.run(connection, starts)
@@ -104,6 +112,10 @@ class LedgerReader:
     def nodes(self) -> Sequence[NodeRow]:
         """Return every stored node. Raises LedgerError."""
         return [NodeRow(**row) for row in self._database.read(sa.select(nodes).order_by(nodes.c.id))]
+
+    def overrides(self) -> Sequence[OverrideRow]:
+        """Return what was changed of the settings of every pool. Raises LedgerError."""
+        return [OverrideRow(**row) for row in self._database.read(sa.select(overrides).order_by(overrides.c.pool))]
 
     def open_sessions(self) -> Sequence[SessionRow]:
         """Return the sessions that started and did not end, oldest first. Raises LedgerError."""
@@ -137,11 +149,19 @@ class SqliteLedger(LedgerReader):
 
     async def save_node(self, row: NodeRow) -> None:
         """Write one node; durable when it returns. Raises LedgerError."""
-        await self._written({row.id: row})
+        await self._written(nodes={row.id: row})
 
     async def delete_node(self, node: str) -> None:
         """Forget one node; durable when it returns. Raises LedgerError."""
-        await self._written({node: None})
+        await self._written(nodes={node: None})
+
+    async def save_override(self, row: OverrideRow) -> None:
+        """Write what is changed of one pool's settings; durable when it returns. Raises LedgerError."""
+        await self._written(overrides={row.pool: row})
+
+    async def delete_override(self, pool: str) -> None:
+        """Forget what was changed of one pool's settings; durable when it returns. Raises LedgerError."""
+        await self._written(overrides={pool: None})
 
     def session_started(self, row: SessionRow) -> None:
         """Record a start; written within milliseconds. A second one of an id only moves it."""
@@ -159,7 +179,7 @@ class SqliteLedger(LedgerReader):
 
     async def flush(self) -> None:
         """Return when all that was recorded before is durable. Raises LedgerError if the disk fails now."""
-        await self._written({})
+        await self._written()
 
     async def close(self) -> None:
         """Flush and close; nothing may be called afterwards."""
@@ -167,10 +187,13 @@ class SqliteLedger(LedgerReader):
         self._hurry()
         await asyncio.to_thread(self._thread.join)
 
-    async def _written(self, changes: dict[str, NodeRow | None]) -> None:
+    async def _written(
+        self, *, nodes: Mapping[str, NodeRow | None] = _NONE, overrides: Mapping[str, OverrideRow | None] = _NONE
+    ) -> None:
         waiter: Future[None] = Future()
         with self._lock:
-            self._batch.nodes |= changes
+            self._batch.nodes |= nodes
+            self._batch.overrides |= overrides
             self._batch.waiters.append(waiter)
         self._hurry()
         await asyncio.wrap_future(waiter)
