@@ -16,6 +16,8 @@ from rtcbridge.core import messages
 from rtcbridge.core.errors import ProtocolError, TransitionError
 from rtcbridge.core.events import (
     Acquire,
+    Away,
+    Back,
     Begin,
     Closed,
     Declined,
@@ -28,10 +30,12 @@ from rtcbridge.core.events import (
     MediaDown,
     MediaUp,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )
@@ -186,6 +190,18 @@ class TinyBridge:
             peer.gone = True
             self._ended(peer, Closed() if goodbye else Dropped())
 
+    def lose_for_a_while(self, peer: Peer) -> None:
+        """The socket ends, and its client may come back."""
+        peer.gone = True
+        self._ended(peer, Away())
+
+    def come_back(self, session: Session, peer: Peer) -> None:
+        """The client of a session is back, on this socket."""
+        _, pool, _ = self.sessions[session.id]
+        self.sessions[session.id] = session, pool, peer
+        peer.session = session
+        self.deliver(session, Source.CLIENT, Back())
+
     def _ended(self, peer: Peer, event: Event) -> None:
         if peer.node is not None and self.sockets.get(peer.node.id) is peer:
             del self.sockets[peer.node.id]
@@ -325,8 +341,12 @@ class TinyBridge:
                     peer.got.append(data)
             case SendNode(node=node, data=data):
                 self._to_node(node, data)
-            case Acquire(patient=patient):
-                self._join(pool, session, patient=patient)
+            case Acquire(patient=patient, front=front):
+                self._join(pool, session, patient=patient, front=front)
+            case Suspend():
+                pool.suspend(session.id, self.now)
+            case Resume():
+                pool.resume(session.id)
             case Stay():
                 pool.stay(session.id)
             case Yield():

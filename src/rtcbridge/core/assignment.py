@@ -1,6 +1,7 @@
 """Sessions and slots: who waits, who gets which slot, and where the others stand. The caller brings the time."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from math import inf
 from typing import TypeAlias
 
@@ -44,11 +45,15 @@ class Assignment(ABC):
     Args:
         spec: what it is told to be.
         projects: the accounts of all projects; None if neither priorities nor maxima nor fairness matter.
-        unsettled: where pools are noted that the call of another one has changed: they are to be settled too.
+        stirred: called with the name of this pool when a call of another one has changed it, so that it is to be
+            settled too.
     """
 
     def __init__(
-        self, spec: PoolSpec, projects: Projects | None = None, unsettled: "dict[str, Assignment] | None" = None
+        self,
+        spec: PoolSpec,
+        projects: Projects | None = None,
+        stirred: Callable[[str], object] = lambda name: None,
     ) -> None:
         self.spec = spec
         self.nodes: dict[str, Node] = {}
@@ -61,7 +66,7 @@ class Assignment(ABC):
         self._held: dict[str, Share] = {}  # of the sessions that hold a slot
         self._claims: dict[str, Claim] = {}  # of this pool's own sessions that wait, or hold a slot, elsewhere
         self._guests: dict[str, Claim] = {}  # of other pools' sessions that hold a slot here
-        self._unsettled = unsettled if unsettled is not None else {}
+        self._stirred = stirred
         self._estimator = Estimator()
         self._tally = Tally()
         self._verdicts: dict[str, PoolEvent] = {}  # to be told at the next settling
@@ -84,7 +89,7 @@ class Assignment(ABC):
 
     def stir(self) -> None:
         """Note that this pool is to be settled, since another one has changed it."""
-        self._unsettled[self.spec.name] = self
+        self._stirred(self.spec.name)
 
     # --- sessions ---
 

@@ -3,12 +3,10 @@
 from msgspec import Struct
 
 from rtcbridge.core import policy
-from rtcbridge.core.assignment import Assignment, Verdict
+from rtcbridge.core.assignment import Assignment
 from rtcbridge.core.errors import Error
 from rtcbridge.core.events import Lost
 from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState
-
-__all__ = ["Create", "Pool", "Step", "Verdict"]
 
 
 class Create(Struct, frozen=True):

@@ -25,7 +25,10 @@ class Pools(dict[str, Pool]):
         ranked = bool(projects) or any(spec.fair or spec.max_per_project for spec in specs)
         accounts = Projects(projects) if ranked else None
         for spec in specs:
-            self[spec.name] = Pool(spec, accounts, self.unsettled)
+            self[spec.name] = Pool(spec, accounts, self._stirred)
         for spec in specs:
             if spec.fallback:
                 self[spec.name].fallback = self[spec.fallback]
+
+    def _stirred(self, name: str) -> None:
+        self.unsettled[name] = self[name]

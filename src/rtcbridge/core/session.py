@@ -9,6 +9,8 @@ from rtcbridge.core import messages
 from rtcbridge.core.errors import Error, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
+    Away,
+    Back,
     Begin,
     Closed,
     Declined,
@@ -26,10 +28,12 @@ from rtcbridge.core.events import (
     Pending,
     PoolEvent,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )  # fmt: skip
@@ -55,6 +59,8 @@ class State(Enum):
     ANSWERED = "answered"  # the client has the answer, media is not up yet
     LIVE = "live"  # media is up
     DETACHED = "detached"  # media is up, the client's socket is gone
+    AWAY = "away"  # in line or with a reservation; the client's socket is gone, and it may come back
+    SUSPENDED = "suspended"  # away for so long that it gets no slot; it keeps its place in line
     ENDED = "ended"
 
 
@@ -89,6 +95,13 @@ TRANSITIONS: Table = {
     # the client goes
     **_to(_S.ENDED, f"{_UNSERVED} {_SERVED}", _C, Closed, Dropped),
     (_S.LIVE, _C, Dropped): _S.DETACHED,
+    # the client may come back
+    **_to(_S.AWAY, "ASKED PENDING FULL RESERVED HELD", _C, Away),
+    **_to(_S.ENDED, "NEW CLAIMING RETRYING OFFERED REOFFERED ANSWERED", _C, Away),
+    (_S.LIVE, _C, Away): _S.DETACHED,
+    **_to(_S.ASKED, "AWAY SUSPENDED", _C, Back),
+    (_S.DETACHED, _C, Back): _S.LIVE,
+    **_to(_S.ENDED, "AWAY SUSPENDED", _C, Closed),
     # the pool answers
     **_to(_S.RESERVED, "ASKED PENDING FULL", _P, Granted),
     **_to(_S.PENDING, "ASKED PENDING FULL", _P, Pending),
@@ -100,6 +113,7 @@ TRANSITIONS: Table = {
     **_to(_S.ENDED, "CLAIMING RETRYING", _P, Full),
     **_to(_S.ENDED, "CLAIMING HELD RETRYING", _P, Failed),
     **_to(_S.ENDED, f"ASKED HELD RESERVED {_SERVED} DETACHED", _P, Lost),
+    **_same("AWAY", _P, Granted, Pending, Full, Failed, Lost),
     # the node answers
     **_to(_S.ANSWERED, "OFFERED REOFFERED", _N, NodeAnswer),
     **_same("ANSWERED LIVE DETACHED", _N, NodeAnswer),
@@ -112,7 +126,8 @@ TRANSITIONS: Table = {
     # time passes
     (_S.RESERVED, _K, Timeout): _S.ASKED,
     (_S.OFFERED, _K, Timeout): _S.RETRYING,
-    **_to(_S.ENDED, "REOFFERED ANSWERED DETACHED", _K, Timeout),
+    **_to(_S.ENDED, "REOFFERED ANSWERED DETACHED SUSPENDED", _K, Timeout),
+    (_S.AWAY, _K, Timeout): _S.SUSPENDED,
     **_to(_S.ENDED, f"{_SERVED} DETACHED", _K, Expired),
 }
 
@@ -125,6 +140,8 @@ DEADLINES: Mapping[State, str] = {  # the setting of SessionSpec that bounds a s
     _S.REOFFERED: "answer_timeout",
     _S.ANSWERED: "connect_timeout",
     _S.DETACHED: "resume_grace",
+    _S.AWAY: "claim_timeout",
+    _S.SUSPENDED: "resume_grace",  # from the moment at which the socket ended
 }
 _END_OF_STATE = {_S.REOFFERED: Error.NO_ANSWER, _S.ANSWERED: Error.NO_MEDIA}
 
@@ -133,7 +150,7 @@ class Session:
     """One session. It reads no clock and sends nothing: `receive` takes an event and returns the effects."""
 
     __slots__ = (
-        "_candidates", "_dropping", "_from_node", "_offer", "_provisioning", "_spec", "_started",
+        "_away_until", "_candidates", "_dropping", "_from_node", "_offer", "_provisioning", "_spec", "_started",
         "_state_deadline", "_status", "_told", "dialect", "expires", "id", "node", "state",
     )  # fmt: skip
 
@@ -144,6 +161,7 @@ class Session:
         self.dialect = dialect
         self.expires = inf
         self._state_deadline = inf
+        self._away_until = inf
         self._spec = spec
         self._offer = b""
         self._candidates: list[bytes] = []  # of the client, for the node
@@ -205,10 +223,8 @@ class Session:
                 return self._from_peer(event, before)
             case Granted() | Pending() | Full() | Failed() | Lost():
                 return self._from_pool(event, before, now)
-            case MediaUp():
-                if state is State.DETACHED:
-                    self._state_deadline = now + self._spec.resume_grace
-                return []
+            case MediaUp() | Away() | Back():
+                return self._is_there(event, before, now)
         return self._give_up(event, before)
 
     # --- the client ---
@@ -253,9 +269,36 @@ class Session:
             return [SendClient(messages.client_error(Error.TOO_MANY_CANDIDATES.text))]
         return []
 
+    # --- coming back ---
+
+    def _is_there(self, event: MediaUp | Away | Back, before: State, now: float) -> list[Effect]:
+        """Media is up, or the client has gone for a while, or is back."""
+        match event:
+            case MediaUp():
+                if self.state is State.DETACHED:
+                    self._state_deadline = now + self._spec.resume_grace
+            case Back() if self.state is State.ASKED:
+                return self._come_back(now)
+            case Away() if self.state is State.AWAY:
+                self._away_until = now + self._spec.resume_grace
+                self._state_deadline = min(self._state_deadline, self._away_until)
+            case Away():
+                return self._give_up(event, before)
+        return []
+
+    def _come_back(self, now: float) -> list[Effect]:
+        """The pool says anew where the session stands, and an offer that is held waits for that."""
+        self._status = self._told = None
+        offer, self._offer, self.node = self._offer, b"", ""
+        held = self.receive(Source.CLIENT, Offer(offer, self.dialect or Dialect.FLAT), now) if offer else []
+        return [Resume(), *held]
+
     # --- the pool ---
 
     def _from_pool(self, event: PoolEvent, before: State, now: float) -> list[Effect]:
+        if before is State.AWAY:  # the client is told when it is back
+            self.node = event.node if isinstance(event, Granted) else ""
+            return [Acquire(patient=True, front=True)] if isinstance(event, Lost) else []
         match event:
             case Granted(node=node):
                 self.node = node
@@ -333,10 +376,13 @@ class Session:
         if self.state is State.ASKED:
             self._status, self.node = None, ""
             return [Yield()]
+        if self.state is State.SUSPENDED:
+            self._state_deadline = self._away_until
+            return [Suspend()]
         if self.state is State.DETACHED:
             return []
         match event:
-            case Closed() | Dropped():
+            case Closed() | Dropped() | Away():
                 return self._ended("client left", None)
             case Expired():
                 return self._ended("max_session", None if before is State.DETACHED else Error.SESSION_TOO_LONG)

@@ -20,16 +20,19 @@ from rtcbridge.core.events import (
     Event,
     Expired,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )  # fmt: skip
 from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
 from rtcbridge.core.node import UP, Node, NodeState
 from rtcbridge.core.pool import Pool
+from rtcbridge.core.pools import Pools
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 from rtcbridge.gateway.links import Link, Socket
@@ -98,14 +101,14 @@ class Bridge:
         self.wall = time.time
         self.session_spec = session_spec(config)
         self.silence = config.nodes.heartbeat * config.nodes.missed
-        self.pools: dict[str, Pool] = {spec.name: Pool(spec) for spec in config.pool_specs()}
+        self.pools = Pools(config.pool_specs(), config.project_specs())
         self.nodes: dict[str, tuple[Pool, Node]] = {}
         self.links: dict[str, Link] = {}
         self.sessions: dict[str, Entry] = {}
         self.clients: set[Client] = set()
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
         self._pool_of: dict[str, Pool] = {}  # by project
-        self._unsettled: dict[str, Pool] = {}
+        self._unsettled = self.pools.unsettled
         self._settling = False
         self._closed = False
 
@@ -127,17 +130,16 @@ class Bridge:
         self._poll_keys()
 
     def _adopt(self, row: SessionRow, now: float) -> None:
-        _, node = self.nodes.get(row.node, (None, None))
-        if node is None or node.state not in UP:
+        pool, node = self.nodes.get(row.node, (None, None))
+        if pool is None or node is None or node.state not in UP:
             self.ledger.session_ended(row.id, self.wall(), "node lost")
             return
-        pool = self.pools[row.pool]
         session = Session.adopted(row.id, row.node, self.session_spec, now)
         if self.session_spec.max_session:
             session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
         entry = self.sessions[row.id] = Entry(session, pool, row.project, None)
         entry.begun = entry.delivered = True
-        pool.adopt(row.id, row.node)
+        pool.adopt(row.id, row.node, row.project, now - max(0.0, self.wall() - row.started))
         self._reschedule(entry, now)
 
     def add_node(self, pool: Pool, node: Node) -> Link:
@@ -156,7 +158,7 @@ class Bridge:
     # --- clients ---
 
     def pool_of(self, identity: Identity) -> Pool:
-        """The pool that a client's sessions go to: its project's own, else the shared default."""
+        """The pool in whose line a client's sessions wait: its project's own, else the shared default."""
         pool = self._pool_of.get(identity.project)
         if pool is None:
             pool = self._pool_of[identity.project] = self.pools[self.config.pool_for(identity.project)]
@@ -227,30 +229,42 @@ class Bridge:
             case End():
                 self._end(entry, effect, now)
             case _:
-                self._ask(pool, session.id, effect, now)
+                self._ask(pool, session.id, entry.project, effect, now)
 
-    def _ask(self, pool: Pool, session: str, effect: Acquire | Stay | Yield | Reassign, now: float) -> None:
+    def _ask(
+        self,
+        pool: Pool,
+        session: str,
+        project: str,
+        effect: Acquire | Stay | Yield | Suspend | Resume | Reassign,
+        now: float,
+    ) -> None:
         """Pass on what a session wants of its pool."""
         self._unsettled[pool.spec.name] = pool
         match effect:
-            case Acquire(patient=patient):
-                pool.join(session, patient=patient)
+            case Acquire(patient=patient, front=front):
+                pool.join(session, patient=patient, front=front, project=project)
             case Stay():
                 pool.stay(session)
             case Yield():
                 pool.yield_slot(session, now)
+            case Suspend():
+                pool.suspend(session, now)
+            case Resume():
+                pool.resume(session)
             case Reassign(exclude=node):
                 pool.leave(session, now)
-                pool.join(session, patient=False, front=True, exclude=node)
+                pool.join(session, patient=False, front=True, exclude=node, project=project)
 
     def _begin(self, entry: Entry, node: str) -> None:
         session = entry.session
         link = self.links.get(node)
+        pool, _ = self.nodes.get(node, (entry.pool, None))
         entry.begun, entry.delivered = True, link is not None and link.socket is not None
         self.ledger.session_started(
             SessionRow(
                 id=session.id,
-                pool=entry.pool.spec.name,
+                pool=pool.spec.name,
                 node=node,
                 project=entry.project,
                 started=self.wall(),
@@ -272,7 +286,7 @@ class Bridge:
             client.entry = Entry(again, pool, entry.project, client)
             self.sessions[again.id] = client.entry
             self._set_prefix(client.entry)
-            pool.join(again.id, patient=True, front=True)
+            pool.join(again.id, patient=True, front=True, project=entry.project)
         log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
 
     def _reschedule(self, entry: Entry, now: float) -> None:

@@ -14,6 +14,7 @@ from rtcbridge.gateway.listener import Listener, Request, tls_context
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
+from rtcbridge.gateway.windows import Windows
 from rtcbridge.ports import Authenticator, Ledger, Provider
 
 log = structlog.get_logger(__name__)
@@ -57,6 +58,7 @@ class Server:
             max_connections=config.server.max_connections,
         )
         self._reconciler: Reconciler | None = None
+        self._windows = Windows(self.bridge)
 
     async def start(self) -> None:
         """Listen, take up what an earlier life left, and begin to work.
@@ -70,6 +72,7 @@ class Server:
         await self.listener.start(server.host, server.port, tls)
         url = self.config.node_url(self.listener.port)
         self._reconciler = Reconciler(self.bridge, self._providers, url)
+        self._windows.start()
         self._reconciler.start()
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
@@ -89,6 +92,7 @@ class Server:
         """Close all sockets with 1012 and stop. Nodes and live media go on."""
         self._ready = False
         self.bridge.close()
+        self._windows.stop()
         if self._reconciler is not None:
             await self._reconciler.stop()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
