@@ -343,12 +343,8 @@ class TinyBridge:
                 self._to_node(node, data)
             case Acquire(patient=patient, front=front):
                 self._join(pool, session, patient=patient, front=front)
-            case Suspend():
-                pool.suspend(session.id, self.now)
-            case Resume():
-                pool.resume(session.id)
-            case Stay():
-                pool.stay(session.id)
+            case Stay() | Suspend() | Resume():
+                self._keep(pool, session, effect)
             case Yield():
                 self.on_pool("yield", session.id, "")
                 pool.yield_slot(session.id, self.now)
@@ -359,6 +355,15 @@ class TinyBridge:
                 self.begun[session.id] = node
             case End():
                 self._end(session, pool, peer, effect)
+
+    def _keep(self, pool: Pool, session: Session, effect: Stay | Suspend | Resume) -> None:
+        match effect:
+            case Stay():
+                pool.stay(session.id)
+            case Suspend():
+                pool.suspend(session.id, self.now)
+            case Resume():
+                pool.resume(session.id)
 
     def _end(self, session: Session, pool: Pool, peer: Peer | None, effect: End) -> None:
         node = self.nodes.get(session.node)

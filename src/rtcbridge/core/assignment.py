@@ -114,8 +114,13 @@ class Assignment(ABC):
 
     def stay(self, session: str) -> None:
         """Let a waiting session keep its place also when the pool is full."""
-        for _, waiter in self._places(session):
+        places = self._places(session)
+        for _, waiter in places:
             waiter.patient = True
+        if (claim := self._claims.get(session)) is not None and places:
+            for pool in claim.tried:
+                if pool not in claim.places:
+                    pool._admit(claim, places[0][1])
 
     def leave(self, session: str, now: float) -> None:
         """Free the slot or the place in line of a session."""

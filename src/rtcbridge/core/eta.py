@@ -49,12 +49,17 @@ class Law:
             return count * self._step
         return 1 - self._step * exp((self._sorted[-1] - seconds) / self.mean)
 
-    def quantile(self, share: float) -> float:
-        """Return the time by which it has ended with this probability, below 1."""
-        count = int(share / self._step)
+    def rest(self, age: float, share: float) -> float:
+        """Return the time within which it ends with this probability (below 1), having lasted `age` seconds."""
+        count = bisect_right(self._sorted, age)
+        if count == len(self._sorted):
+            return -self.mean * log(1 - share)
+        gone = count * self._step
+        reached = gone + (1 - gone) * share
+        count = int(reached / self._step)
         if count < len(self._sorted):
-            return self._sorted[count]
-        return self._sorted[-1] - self.mean * log((1 - share) / self._step)
+            return self._sorted[count] - age
+        return self._sorted[-1] - self.mean * log((1 - reached) / self._step) - age
 
     def renewals(self, seconds: float) -> float:
         """Return how often it ends in this time, when it begins anew at each end (Cox, Renewal Theory, 1962)."""
@@ -99,12 +104,9 @@ class Outlook:
 
 def _sweep(sources: Sequence[Source], sessions: Law | None) -> tuple[list[float], list[float]]:
     """Return moments, and the number of slots that have come by each with the certainty that is wanted."""
-    moments = []
+    moments: list[tuple[float, int]] = []
     for number, (law, age, *_) in enumerate(sources):
-        gone = law.share(age)
-        for part in range(_QUANTILES):
-            moment = law.quantile(gone + (1 - gone) * (part + 0.5) / _QUANTILES) - age
-            moments.append((max(0.0, moment), number))
+        moments += [(law.rest(age, (part + 0.5) / _QUANTILES), number) for part in range(_QUANTILES)]
     moments.sort()
     knots: list[tuple[float, float, float]] = []  # the time, the mean, the variance
     ended = [0] * len(sources)

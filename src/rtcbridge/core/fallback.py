@@ -30,7 +30,7 @@ class Claim:
     def __init__(self, session: str, home: "Assignment", front: bool, told: Status | None) -> None:
         self.session, self.home, self.front, self.told = session, home, front, told
         self.places: dict[Assignment, Waiter] = {}
-        self.tried: set[Assignment] = set()
+        self.tried: list[Assignment] = []
         self.holder: Assignment | None = None
         self.cause: Error | None = None  # why it is no longer promised what it was
 
@@ -38,7 +38,8 @@ class Claim:
         """Note a place in line."""
         waiter.claim = self
         self.places[pool] = waiter
-        self.tried.add(pool)
+        if pool not in self.tried:
+            self.tried.append(pool)
 
     def verdict(self) -> PoolEvent | None:
         """Return what the session is to be told, all places together; None for nothing new, or not yet known."""
