@@ -17,6 +17,7 @@ from rtcbridge.core.events import Failed, Full, Granted, Lost, Pending
 from rtcbridge.core.node import Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Create, Pool
 from rtcbridge.core.pools import Pools
+from rtcbridge.core.projects import Share
 from rtcbridge.core.spec import PoolSpec, ProjectSpec
 
 MACHINE = settings(
@@ -92,29 +93,47 @@ class Policy(RuleBasedStateMachine):
         self.entered: dict[tuple[str, str], int] = {}  # pool and session: the order in which they came to that line
         self.since: dict[tuple[str, str], float] = {}  # since when it was known to wait there
         self.now, self.count = 0.0, 0
-        self.settle()
+        self.waiting: dict[str, list[str]] = {}  # by pool: those in line at the beginning of a settling
+        for pool in self.pools.values():
+            self.watch(pool)
+        self.settle(*self.pools.values())
 
     # --- what the gateway does ---
 
-    def settle(self) -> None:
-        """Follow verdicts and plans until there is nothing new."""
+    def settle(self, *changed: Pool) -> None:
+        """Follow verdicts and plans until there is nothing new, in the pools that were changed."""
+        unsettled = self.pools.unsettled
+        unsettled |= {pool.spec.name: pool for pool in changed}
         for _ in range(300):
-            for pool in self.pools.values():
-                self.pools.unsettled[pool.spec.name] = pool
-            verdicts = []
-            while self.pools.unsettled:
-                name = min(self.pools.unsettled)
-                pool = self.pools.unsettled.pop(name)
+            while unsettled:
+                pool = unsettled.pop(min(unsettled))
+                self.note(pool)
+                self.waiting[pool.spec.name] = list(pool.line)
                 for session, verdict in pool.settle(self.now):
-                    verdicts.append(session)
                     self.take(session, verdict)
-                    self.pools.unsettled[name] = pool
+                    unsettled[pool.spec.name] = pool
                 self.check_slots()
-            if not (verdicts or self.reconcile()):
+            self.reconcile()
+            if not unsettled:
                 break
         else:
             raise AssertionError("it does not come to rest")
+        assert not any(pool.settle(self.now) for pool in self.pools.values()), "a pool was forgotten"
         self.check()
+
+    def watch(self, pool: Pool) -> None:
+        """Check each slot that is given away: those before it in line may not have that node."""
+        hold = pool._hold
+
+        def watched(session: str, node: Node, share: Share | None) -> None:
+            waiting = self.waiting[pool.spec.name]
+            before = self.served(pool, waiting)
+            for one in before[: before.index(session)]:
+                assert self.clients[one].exclude == node.id, "served before its turn"
+            waiting.remove(session)
+            hold(session, node, share)
+
+        pool._hold = watched  # type: ignore[method-assign]
 
     def take(self, session: str, verdict: Any) -> None:
         """Follow one verdict as a session would."""
@@ -138,11 +157,10 @@ class Policy(RuleBasedStateMachine):
                 self.quit(client)
                 self.come(client.project, client.home, patient=True, front=True)
 
-    def reconcile(self) -> bool:
-        steps = 0
+    def reconcile(self) -> None:
         for pool in self.pools.values():
             for step in pool.plan(self.now):
-                steps += 1
+                self.pools.unsettled[pool.spec.name] = pool
                 if isinstance(step, Create):
                     self.count += 1
                     pool.add(Node(f"{pool.spec.name}{self.count}", pool.spec, NodeState.PROVISIONING, self.now))
@@ -150,7 +168,6 @@ class Policy(RuleBasedStateMachine):
                     node = pool.nodes[step.node]
                     pool.observe(step.node, step.event, self.now)
                     node.linked &= node.state is NodeState.DRAINING
-        return steps > 0
 
     # --- clients ---
 
@@ -159,17 +176,26 @@ class Policy(RuleBasedStateMachine):
         client = Client(f"s{self.count}", project, home, self.count, patient, self.count if front else 0, exclude)
         self.clients[client.id] = client
         self.pools[home].join(client.id, patient=patient, front=front, exclude=exclude, project=project)
+        self.pools.unsettled[home] = self.pools[home]
         return client
 
     def quit(self, client: Client) -> None:
         del self.clients[client.id]
         self.pools[client.home].leave(client.id, self.now)
+        self.pools.unsettled[client.home] = self.pools[client.home]
 
     @precondition(lambda self: len(self.clients) < 9)
     @rule(project=st.sampled_from(PROJECTS), home=st.sampled_from("aaabc"), patient=st.booleans())
     def client_comes(self, project: str, home: str, patient: bool) -> None:
         self.come(project, home, patient=patient)
         self.settle()
+
+    @precondition(lambda self: len(self.clients) < 7)
+    @rule(projects=st.lists(st.sampled_from(PROJECTS), min_size=2, max_size=5))
+    def clients_come(self, projects: list[str]) -> None:
+        for project in projects:
+            self.come(project, "a")
+            self.settle()
 
     @precondition(lambda self: self.clients)
     @rule(index=_index)
@@ -182,8 +208,11 @@ class Policy(RuleBasedStateMachine):
     def client_stays(self, index: int) -> None:
         client = _pick([one for one in self.clients.values() if not one.patient], index)
         client.patient = True
+        if client.id not in self.pools[client.home].line:  # it was full there, and comes again
+            self.count += 1
+            client.number, client.front = self.count, client.front and self.count
         self.pools[client.home].stay(client.id)
-        self.settle()
+        self.settle(self.pools[client.home])
 
     @precondition(lambda self: any(one.holds for one in self.clients.values()))
     @rule(index=_index)
@@ -195,7 +224,7 @@ class Policy(RuleBasedStateMachine):
             client.holds, client.told, client.patient, client.exclude = "", "", True, ""
             client.front = 0
             self.renumber(client)
-        self.settle()
+        self.settle(self.pools[client.home])
 
     @precondition(lambda self: any(one.holds for one in self.clients.values()))
     @rule(index=_index)
@@ -216,7 +245,7 @@ class Policy(RuleBasedStateMachine):
             client.holds, client.told, client.exclude = "", "", ""
             self.renumber(client)
             client.front = self.count
-        self.settle()
+        self.settle(self.pools[client.home])
 
     @precondition(lambda self: any(one.away for one in self.clients.values()))
     @rule(index=_index)
@@ -224,15 +253,12 @@ class Policy(RuleBasedStateMachine):
         client = _pick([one for one in self.clients.values() if one.away], index)
         client.away, client.told = False, ""
         self.pools[client.home].resume(client.id)
-        self.settle()
+        self.settle(self.pools[client.home])
         assert client.told, "nothing was said to one that came back"
 
     def renumber(self, client: Client) -> None:
         self.count += 1
         client.number = self.count
-        for key in [key for key in self.entered if key[1] == client.id]:
-            del self.entered[key]
-            self.since.pop(key, None)
 
     # --- nodes and time ---
 
@@ -249,7 +275,7 @@ class Policy(RuleBasedStateMachine):
             node = Node(f"{pool}{self.count}", self.pools[pool].spec, NodeState.READY, self.now, managed=False)
             self.pools[pool].add(node)
             node.capacity, node.linked = slots, True
-        self.settle()
+        self.settle(self.pools[pool])
 
     @precondition(lambda self: self.some(NodeState.PROVISIONING, NodeState.BOOTING, NodeState.STARTING))
     @rule(index=_index)
@@ -257,7 +283,7 @@ class Policy(RuleBasedStateMachine):
         node = _pick(self.some(NodeState.PROVISIONING, NodeState.BOOTING, NodeState.STARTING), index)
         self.pool_of(node.id).observe(node.id, NodeEvent.REGISTERED, self.now)
         node.linked = True
-        self.settle()
+        self.settle(self.pool_of(node.id))
 
     @precondition(lambda self: self.some(NodeState.PROVISIONING, NodeState.STARTING, NodeState.STOPPING))
     @rule(index=_index, accepted=st.booleans())
@@ -265,23 +291,23 @@ class Policy(RuleBasedStateMachine):
         node = _pick(self.some(NodeState.PROVISIONING, NodeState.STARTING, NodeState.STOPPING), index)
         event = NodeEvent.ACCEPTED if accepted else NodeEvent.REFUSED
         self.pool_of(node.id).observe(node.id, event, self.now)
-        self.settle()
+        self.settle(self.pool_of(node.id))
 
     @precondition(lambda self: self.some(NodeState.READY))
     @rule(index=_index, event=st.sampled_from([NodeEvent.SILENT, NodeEvent.DRAIN]))
     def node_goes(self, index: int, event: NodeEvent) -> None:
         node = _pick(self.some(NodeState.READY), index)
         self.pool_of(node.id).observe(node.id, event, self.now)
-        self.settle()
+        self.settle(self.pool_of(node.id))
 
-    @rule(seconds=st.sampled_from([1.0, 6.0, 20.0]))
+    @rule(seconds=st.sampled_from([1.0, 6.0, 31.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         for pool in self.pools.values():
             for node in pool.nodes.values():
                 node.heard = self.now
             pool.expire(self.now, inf)
-        self.settle()
+        self.settle(*self.pools.values())
 
     # --- what must hold ---
 
@@ -310,7 +336,9 @@ class Policy(RuleBasedStateMachine):
         """Note who is in a line, and since when; its own sessions must have come to it as they came."""
         name = pool.spec.name
         for session, waiter in pool.line.waiters.items():
-            self.entered.setdefault((name, session), waiter.key[1])
+            if self.entered.get((name, session)) != waiter.key[1]:  # it has come, or come again
+                self.entered[name, session] = waiter.key[1]
+                self.since.pop((name, session), None)
             if not waiter.suspended:
                 self.since.setdefault((name, session), self.now)
         own = [client for client in self.clients.values() if client.home == name and client.id in pool.line]
@@ -354,9 +382,9 @@ class Policy(RuleBasedStateMachine):
             return OVERDUE
         return 100.0 - self.priority.get(client.project, 0)
 
-    def by_age(self, pool: Pool) -> list[Client]:
-        """Those in a line, by class, and as they came to it."""
-        here = [self.clients[session] for session in pool.line]
+    def by_age(self, pool: Pool, some: Sequence[str]) -> list[Client]:
+        """Some of those in a line, by class, and as they came to it."""
+        here = [self.clients[session] for session in some]
         return sorted(here, key=lambda one: (self.rank(pool, one), self.entered[pool.spec.name, one.id]))
 
     def order(self, pool: Pool, some: Sequence[Client]) -> list[str]:
@@ -380,11 +408,12 @@ class Policy(RuleBasedStateMachine):
         here = sum(self.clients[session].project == project for session in pool.holders)
         return max(0, min(self.most.get(project, inf) - held[project], (pool.spec.max_per_project or inf) - here))
 
-    def served(self, pool: Pool) -> list[str]:
+    def served(self, pool: Pool, waiting: Sequence[str] | None = None) -> list[str]:
         """Those of a line that may be served, in order."""
+        waiting = list(pool.line) if waiting is None else waiting
         room = {project: self.room(pool, project) for project in PROJECTS}
         some = []
-        for client in self.by_age(pool):
+        for client in self.by_age(pool, waiting):
             if not client.away and room[client.project] >= 1:
                 room[client.project] -= 1
                 some.append(client)
@@ -399,7 +428,7 @@ class Policy(RuleBasedStateMachine):
 
     def check_line(self, pool: Pool) -> None:
         """Nobody who may be served waits beside a free slot; the places are those of the oracle."""
-        order, served = self.order(pool, self.by_age(pool)), self.served(pool)
+        order, served = self.order(pool, self.by_age(pool, list(pool.line))), self.served(pool)
         assert list(pool.line) == order
         assert [standing.session for standing in pool.waiting(self.now)] == order
         assert len(pool.line.queue) == len(served)

@@ -306,6 +306,7 @@ class Assignment(ABC):
         claim.cause = cause or claim.cause
         if session not in self.line.waiters:
             del claim.places[self]
+            self.stir()  # those behind it have moved, whatever it is told
         following = self.fallback
         if waiter.status is Status.FULL and following is not None and following not in claim.tried:
             following._admit(claim, waiter)
