@@ -3,14 +3,14 @@
 Every slot that is to come, from a node that starts or from a session that ends, is a random time: the duration
 observed so far, given that it has lasted as long as it has. How many slots have come at a time is a sum of independent
 events, close to normal (the central limit theorem, with a correction for continuity); a slot that has come is
-taken and given back again, which counts too (the renewal function, by its asymptote).
+taken and given back again, which counts too (the renewal function).
 """
 
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
-from math import exp, inf, log, sqrt
+from math import ceil, exp, inf, log, sqrt
 from typing import NamedTuple, TypeVar
 
 _T = TypeVar("_T")
@@ -21,6 +21,8 @@ _Z = 0.8416  # the quantile of the normal distribution for it
 _QUANTILES = 16  # moments that stand for one source
 _SOURCES = 24  # of one kind, looked at one by one; more of them are sampled
 _KNOTS = 32  # moments for which the returning slots are counted
+_ROUNDING = 1e-9
+_GRID, _SPAN = 48, 4.0  # steps of the renewal function, and how far they go, in means
 _FRESH = 1.0  # seconds for which an outlook is used again
 
 
@@ -40,7 +42,8 @@ class Law:
         self._step = 1 / (len(observed) + 1)
         self.mean = max(sum(observed) / len(observed), 1e-3)
         variance = sum((each - self.mean) ** 2 for each in observed) / len(observed)
-        self._lag = (variance / self.mean**2 - 1) / 2  # of the renewal function behind a straight line
+        self._spread = variance / self.mean**2  # the squared coefficient of variation
+        self._grid: list[float] = []  # of the renewal function, when it is first asked for
 
     def share(self, seconds: float) -> float:
         """Return the probability that it has ended by then."""
@@ -56,14 +59,31 @@ class Law:
             return -self.mean * log(1 - share)
         gone = count * self._step
         reached = gone + (1 - gone) * share
-        count = int(reached / self._step)
+        count = ceil(reached / self._step - _ROUNDING) - 1
         if count < len(self._sorted):
             return self._sorted[count] - age
         return self._sorted[-1] - self.mean * log((1 - reached) / self._step) - age
 
     def renewals(self, seconds: float) -> float:
-        """Return how often it ends in this time, when it begins anew at each end (Cox, Renewal Theory, 1962)."""
-        return max(self.share(seconds), seconds / self.mean + self._lag)
+        """Return how often it ends in this time, when it begins anew at each end: Cox, Renewal Theory (1962).
+
+        R(t) = F(t) + ∫ R(t - s) dF(s), on a grid, and behind that along its asymptote.
+        """
+        step = self.mean * _SPAN / _GRID
+        if not self._grid:
+            shares = [self.share(step * n) for n in range(_GRID + 1)]
+            grid = self._grid = [0.0]
+            for n in range(1, _GRID + 1):
+                before = (grid[n - i] * (shares[i] - shares[i - 1]) for i in range(1, n + 1))
+                grid.append(shares[n] + sum(before))
+        index = int(seconds / step)
+        if index >= _GRID:
+            return self._grid[-1] + (seconds - step * _GRID) / self.mean
+        return self._grid[index] + (seconds / step - index) * (self._grid[index + 1] - self._grid[index])
+
+    def variance(self, renewals: float) -> float:
+        """Return the variance of so many renewals: their own, and that of the mean, which is only estimated."""
+        return renewals * self._spread + renewals**2 * self._spread * self._step
 
 
 class Source(NamedTuple):
@@ -125,8 +145,11 @@ def _sweep(sources: Sequence[Source], sessions: Law | None) -> tuple[list[float]
     sure: list[float] = []
     most = -inf
     for moment, mean, variance in knots:
-        again = _returns(knots, moment, sessions) if sessions is not None else 0.0
-        most = max(most, mean + again + 0.5 - _Z * sqrt(max(0.0, variance + again)))
+        again = 0.0
+        if sessions is not None:
+            again = _returns(knots, moment, sessions)
+            variance += sessions.variance(again)
+        most = max(most, mean + again + 0.5 - _Z * sqrt(max(0.0, variance)))
         if not sure or most > sure[-1]:
             times.append(moment)
             sure.append(most)
