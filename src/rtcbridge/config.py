@@ -19,17 +19,31 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct, inspect
 
-from rtcbridge.core.spec import PoolSpec
+from rtcbridge.config_pools import (
+    NodeCount,
+    OtherPool,
+    PoolName,
+    Project,
+    ProjectSettings,
+    Ready,
+    Schedule,
+    SecondsOrZero,
+    SessionCount,
+    fallback_mistake,
+    project_mistake,
+    schedule_mistake,
+)
+from rtcbridge.core.spec import PoolSpec, ProjectSpec
 
 ENV_PREFIX = "RTCBRIDGE_"
 PROVIDER_GROUP = "rtcbridge.providers"  # entry points of providers, see docs/how-to/write-a-provider.md
 _YEAR = 31_536_000.0
 _SECRET = re.compile(r"(credential|password|secret|token)\Z")  # keys whose value an error does not show
+_LISTS = ("pools", "projects")  # lists of tables, which no variable can set
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a wildcard is dialled as
 _S = TypeVar("_S", bound=Struct)
 
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR)]
-SecondsOrZero = Annotated[float, Meta(ge=0, le=_YEAR)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
 Host = Annotated[str, Meta(pattern=r"^[^\s/]{1,255}\Z", description="a host name or an address")]
@@ -43,14 +57,6 @@ IceUrl = Annotated[
     str,
     Meta(pattern=r"^(stuns?|turns?):[^\s]{1,500}\Z", description="a stun: or turn: address"),
 ]
-PoolName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z",
-        description="a name of 1 to 63 letters, digits, '_', '.' or '-'",
-    ),
-]
-Project = Annotated[str, Meta(pattern=r"^[A-Z0-9]{6}\Z", description="six characters A-Z 0-9")]
 Text = Annotated[str, Meta(pattern=r"^[^\0]*\Z", description="a text")]
 Argument = Annotated[str, Meta(pattern=r"^[^\0]+\Z", description="a text that is not empty")]
 HttpUrl = Annotated[
@@ -331,12 +337,17 @@ class Pool(Struct, frozen=True, kw_only=True):
     provider: ProviderName = "local"
     projects: tuple[Project, ...] = ()
     slots: Annotated[int, Meta(ge=1, le=1000)] = 1
-    min_ready: Annotated[int, Meta(ge=0, le=100_000)] = 0
+    min_ready: Ready = 0
     beta: Annotated[float, Meta(ge=0, le=100)] = 0.0
-    max_nodes: Annotated[int, Meta(ge=0, le=10_000)] = 4
+    max_nodes: NodeCount = 4
     idle_timeout: Seconds = 120.0
     stopped_timeout: SecondsOrZero = 86_400.0
-    stopped_reserve: Annotated[int, Meta(ge=0, le=10_000)] = 0
+    stopped_reserve: NodeCount = 0
+    schedules: tuple[Schedule, ...] = ()
+    max_per_project: SessionCount = 0
+    fair: bool = False
+    overtake_timeout: SecondsOrZero = 600.0
+    fallback: OtherPool = ""
     provision_timeout: Seconds = 600.0
     start_timeout: Seconds = 120.0
     boot_timeout: Seconds = 600.0
@@ -396,6 +407,7 @@ class Config(Struct, frozen=True, kw_only=True):
     ice: Ice = Ice()
     log: Log = Log()
     pools: tuple[Pool, ...] = (Pool(),)
+    projects: tuple[ProjectSettings, ...] = ()
 
     def pool(self, name: str) -> Pool | None:
         """The pool of this name, or None."""
@@ -403,7 +415,8 @@ class Config(Struct, frozen=True, kw_only=True):
 
     def pool_for(self, project: str) -> str:
         """The name of the pool of a project's clients: its own, else the first that is nobody's, else the first."""
-        own = [pool.name for pool in self.pools if project in pool.projects]
+        own = [each.pool for each in self.projects if each.id == project and each.pool]
+        own += [pool.name for pool in self.pools if project in pool.projects]
         shared = [pool.name for pool in self.pools if not pool.projects]
         return next(iter([*own, *shared, self.pools[0].name]))
 
@@ -419,6 +432,10 @@ class Config(Struct, frozen=True, kw_only=True):
         """
         host = _LOOPBACK.get(self.server.host, self.server.host)
         return f"{'https' if self.server.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+    def project_specs(self) -> tuple[ProjectSpec, ...]:
+        """The projects that have a table of their own, as the pure core wants them."""
+        return tuple(project.spec() for project in self.projects)
 
     def base_url(self, port: int | None = None) -> str:
         """Where nodes and clients reach the bridge, without a path: `ws://…` or `wss://…`.
@@ -489,7 +506,7 @@ def variables() -> dict[str, tuple[str, str]]:
     return {
         f"{ENV_PREFIX}{section.name}__{key.name}".upper(): (section.name, key.name)
         for section in msgspec.structs.fields(Config)
-        if section.name != "pools"
+        if section.name not in _LISTS
         for key in msgspec.structs.fields(section.type)
     }
 
@@ -592,6 +609,8 @@ def _expected(info: inspect.Type) -> str:
             return f"a number from {low:.15g} to {high:.15g}"
         case inspect.FloatType(le=high):
             return f"a number above 0, at most {high:.15g}"
+        case inspect.UnionType(types=kinds):
+            return _expected(next(kind for kind in kinds if not isinstance(kind, inspect.NoneType)))
         case inspect.BoolType():
             return "true or false"
         case inspect.DictType():
@@ -624,8 +643,9 @@ def _overlay(config: Config, env: Mapping[str, str]) -> tuple[Config, dict[str, 
     for name in sorted(env):
         if not name.startswith(ENV_PREFIX) or "__" not in name:
             continue
-        if name.startswith(f"{ENV_PREFIX}POOLS__"):
-            raise ConfigError(f"{name}: pools can be set only in the configuration file, under [[pools]]")
+        for tables in _LISTS:
+            if name.startswith(f"{ENV_PREFIX}{tables.upper()}__"):
+                raise ConfigError(f"{name}: {tables} can be set only in the configuration file, under [[{tables}]]")
         if name not in known:
             raise ConfigError(f"{name}: no such key; {_hint(name, known)}")
         section, key = known[name]
@@ -703,6 +723,18 @@ def _check(config: Config, where: Callable[[str], str]) -> None:
         if pool.name in [other.name for other in config.pools[:index]]:
             raise ConfigError(f"{here}: name: expected a name of its own, another pool has this one")
         _check_pool(pool, here)
+        if mistake := fallback_mistake(pool.name, {other.name: other.fallback for other in config.pools}):
+            raise ConfigError(f"{here}: {mistake}")
+    _check_projects(config, where)
+
+
+def _check_projects(config: Config, where: Callable[[str], str]) -> None:
+    for index, project in enumerate(config.projects):
+        here = f"{where('projects')}[{index}]"
+        if project.id in [other.id for other in config.projects[:index]]:
+            raise ConfigError(f"{here}.id: expected an id of its own, another table has {project.id}")
+        if mistake := project_mistake(project, {pool.name: pool.projects for pool in config.pools}):
+            raise ConfigError(f"{here}.{mistake}")
 
 
 def _check_server(server: Server, where: Callable[[str], str]) -> None:
@@ -724,18 +756,22 @@ def _check_pool(pool: Pool, here: str) -> None:
     most = pool.max_nodes * pool.slots
     if pool.provider != "static" and pool.min_ready > most:
         raise ConfigError(f"{here}: min_ready: expected at most max_nodes times slots = {most}, got {pool.min_ready}")
-    if pool.provider == "command":
-        for key in ("create", "start", "stop", "destroy"):
-            if not getattr(pool.command, key).strip():
-                raise ConfigError(f"{here}: command.{key}: expected a shell command")
-    if pool.provider == "ssh":
-        _check_ssh(pool.ssh, f"{here}: ssh")
-    if pool.provider == "docker" and not pool.docker.image.strip():
-        raise ConfigError(f"{here}: docker.image: expected the name of an image")
-    if pool.provider == "ec2":
-        _check_ec2(pool.ec2, f"{here}: ec2")
-    if pool.provider == "kubernetes":
-        _check_kubernetes(pool.kubernetes, f"{here}: kubernetes")
+    for index, schedule in enumerate(pool.schedules):
+        if mistake := schedule_mistake(schedule, pool.spec()):
+            raise ConfigError(f"{here}: schedules[{index}].{mistake}")
+    if check := _CHECKS.get(pool.provider):
+        check(getattr(pool, pool.provider), f"{here}: {pool.provider}")
+
+
+def _check_command(options: CommandOptions, here: str) -> None:
+    for key in ("create", "start", "stop", "destroy"):
+        if not getattr(options, key).strip():
+            raise ConfigError(f"{here}.{key}: expected a shell command")
+
+
+def _check_docker(options: DockerOptions, here: str) -> None:
+    if not options.image.strip():
+        raise ConfigError(f"{here}.image: expected the name of an image")
 
 
 def _check_ssh(options: SshOptions, here: str) -> None:
@@ -766,3 +802,12 @@ def _check_kubernetes(options: KubernetesOptions, here: str) -> None:
             raise ConfigError(f"{here}.{key}: expected a file, and {file} is none")
     if not options.image.strip() and not options.pod_template:
         raise ConfigError(f"{here}.image: expected the name of an image, or a pod_template that has one")
+
+
+_CHECKS: Mapping[str, Callable[[Any, str], None]] = {
+    "command": _check_command,
+    "ssh": _check_ssh,
+    "docker": _check_docker,
+    "ec2": _check_ec2,
+    "kubernetes": _check_kubernetes,
+}

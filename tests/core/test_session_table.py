@@ -17,11 +17,13 @@ NEW client Candidate -> NEW:
 NEW client Closed -> ENDED: end (client left)
 NEW client Dropped -> ENDED: end (client left)
 NEW operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
+NEW client Away -> ENDED: end (client left)
 ASKED client SessionStart -> ASKED:
 ASKED client Offer -> HELD:
 ASKED client Candidate -> ASKED:
 ASKED client Closed -> ENDED: end (client left)
 ASKED client Dropped -> ENDED: end (client left)
+ASKED client Away -> AWAY:
 ASKED pool Granted -> RESERVED: client:waiting
 ASKED pool Pending -> PENDING: client:pending
 ASKED pool Full -> FULL: client:full
@@ -33,6 +35,7 @@ PENDING client Offer -> HELD: client:server_provisioning
 PENDING client Candidate -> PENDING:
 PENDING client Closed -> ENDED: end (client left)
 PENDING client Dropped -> ENDED: end (client left)
+PENDING client Away -> AWAY:
 PENDING pool Granted -> RESERVED: client:waiting
 PENDING pool Pending -> PENDING:
 PENDING pool Full -> FULL: client:full
@@ -43,6 +46,7 @@ FULL client Offer -> FULL: client:POOL_FULL
 FULL client Candidate -> FULL:
 FULL client Closed -> ENDED: end (client left)
 FULL client Dropped -> ENDED: end (client left)
+FULL client Away -> AWAY:
 FULL pool Granted -> RESERVED: client:waiting
 FULL pool Pending -> PENDING: client:pending
 FULL pool Full -> FULL:
@@ -53,6 +57,7 @@ RESERVED client Offer -> OFFERED: begin n1, n1:offer
 RESERVED client Candidate -> RESERVED:
 RESERVED client Closed -> ENDED: end (client left)
 RESERVED client Dropped -> ENDED: end (client left)
+RESERVED client Away -> AWAY:
 RESERVED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 RESERVED clock Timeout -> ASKED: yield
 RESERVED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
@@ -61,6 +66,7 @@ CLAIMING client Offer -> CLAIMING:
 CLAIMING client Candidate -> CLAIMING:
 CLAIMING client Closed -> ENDED: end (client left)
 CLAIMING client Dropped -> ENDED: end (client left)
+CLAIMING client Away -> ENDED: end (client left)
 CLAIMING pool Granted -> OFFERED: begin n2, n2:offer
 CLAIMING pool Pending -> CLAIMING: client:server_provisioning
 CLAIMING pool Full -> ENDED: client:POOL_FULL, end (full)
@@ -71,6 +77,7 @@ HELD client Offer -> HELD:
 HELD client Candidate -> HELD:
 HELD client Closed -> ENDED: end (client left)
 HELD client Dropped -> ENDED: end (client left)
+HELD client Away -> AWAY:
 HELD pool Granted -> OFFERED: client:waiting, begin n2, n2:offer
 HELD pool Pending -> HELD:
 HELD pool Full -> FULL: client:full, client:POOL_FULL
@@ -82,6 +89,7 @@ OFFERED client Offer -> OFFERED: n1:offer
 OFFERED client Candidate -> OFFERED: n1:candidate
 OFFERED client Closed -> ENDED: end (client left)
 OFFERED client Dropped -> ENDED: end (client left)
+OFFERED client Away -> ENDED: end (client left)
 OFFERED node NodeAnswer -> ANSWERED: client:answer
 OFFERED node NodeCandidate -> OFFERED:
 OFFERED node MediaDown -> RETRYING: n1:session_end, reassign but n1
@@ -95,6 +103,7 @@ RETRYING client Offer -> RETRYING:
 RETRYING client Candidate -> RETRYING:
 RETRYING client Closed -> ENDED: end (client left)
 RETRYING client Dropped -> ENDED: end (client left)
+RETRYING client Away -> ENDED: end (client left)
 RETRYING pool Granted -> REOFFERED: begin n2, n2:offer
 RETRYING pool Pending -> RETRYING: client:pending, client:server_provisioning
 RETRYING pool Full -> ENDED: client:NO_ANSWER, end (full)
@@ -105,6 +114,7 @@ REOFFERED client Offer -> REOFFERED: n2:offer
 REOFFERED client Candidate -> REOFFERED: n2:candidate
 REOFFERED client Closed -> ENDED: end (client left)
 REOFFERED client Dropped -> ENDED: end (client left)
+REOFFERED client Away -> ENDED: end (client left)
 REOFFERED node NodeAnswer -> ANSWERED: client:answer
 REOFFERED node NodeCandidate -> REOFFERED:
 REOFFERED node MediaDown -> ENDED: client:NO_ANSWER, end (media failed)
@@ -118,6 +128,7 @@ ANSWERED client Offer -> ANSWERED: n1:offer
 ANSWERED client Candidate -> ANSWERED: n1:candidate
 ANSWERED client Closed -> ENDED: end (client left)
 ANSWERED client Dropped -> ENDED: end (client left)
+ANSWERED client Away -> ENDED: end (client left)
 ANSWERED node NodeAnswer -> ANSWERED: client:answer
 ANSWERED node NodeCandidate -> ANSWERED: client:candidate
 ANSWERED node MediaUp -> LIVE:
@@ -132,6 +143,7 @@ LIVE client Offer -> LIVE: n1:offer
 LIVE client Candidate -> LIVE: n1:candidate
 LIVE client Closed -> ENDED: end (client left)
 LIVE client Dropped -> DETACHED:
+LIVE client Away -> DETACHED:
 LIVE node NodeAnswer -> LIVE: client:answer
 LIVE node NodeCandidate -> LIVE: client:candidate
 LIVE node MediaUp -> LIVE:
@@ -149,6 +161,20 @@ DETACHED pool Lost -> ENDED: end (node lost)
 DETACHED clock Timeout -> ENDED: end (timeout)
 DETACHED clock Expired -> ENDED: end (max_session)
 DETACHED operator Cancelled -> ENDED: end (by hand)
+DETACHED client Back -> LIVE:
+AWAY client Back -> ASKED: resume
+AWAY client Closed -> ENDED: end (client left)
+AWAY pool Granted -> AWAY:
+AWAY pool Pending -> AWAY:
+AWAY pool Full -> AWAY:
+AWAY pool Failed -> AWAY:
+AWAY pool Lost -> AWAY: acquire patiently at the front
+AWAY clock Timeout -> SUSPENDED: suspend
+AWAY operator Cancelled -> ENDED: end (by hand)
+SUSPENDED client Back -> ASKED: resume
+SUSPENDED client Closed -> ENDED: end (client left)
+SUSPENDED clock Timeout -> ENDED: end (timeout)
+SUSPENDED operator Cancelled -> ENDED: end (by hand)
 ENDED client Candidate -> ENDED:
 """
 
@@ -203,6 +229,8 @@ DEADLINES = {
     State.REOFFERED: SPEC.answer_timeout,
     State.ANSWERED: SPEC.connect_timeout,
     State.DETACHED: SPEC.resume_grace,
+    State.AWAY: SPEC.claim_timeout,
+    State.SUSPENDED: SPEC.resume_grace,
 }
 
 

@@ -1,22 +1,20 @@
-"""Who gets which slot, and what to create, start and stop. The caller brings the time."""
+"""The nodes of a pool: what to create, start and stop, and when. The caller brings the time."""
 
-from typing import TypeAlias
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from rtcbridge.core import policy
+from rtcbridge.core.assignment import Assignment
 from rtcbridge.core.breaker import Breaker
 from rtcbridge.core.errors import Error
-from rtcbridge.core.events import Failed, Full, Granted, Lost, Pending, PoolEvent
-from rtcbridge.core.line import Line, Waiter
-from rtcbridge.core.messages import Status
+from rtcbridge.core.events import Lost
 from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState, Order
+from rtcbridge.core.projects import Projects
 from rtcbridge.core.spec import PoolSpec
-from rtcbridge.core.tally import Tally, ordered_step
+from rtcbridge.core.tally import ordered_step
 
 _GOING = frozenset({NodeState.FAILED, NodeState.TERMINATING})
-
-Verdict: TypeAlias = tuple[str, PoolEvent]  # a session's id, and what the pool says to it
 
 
 class Create(Struct, frozen=True):
@@ -30,86 +28,20 @@ class Step(Struct, frozen=True):
     event: NodeEvent
 
 
-class Pool:
-    """The nodes of one kind, the sessions that hold their slots, and the line of those that wait.
+class Pool(Assignment):
+    """The nodes of one kind, with the sessions and the line of `Assignment`.
 
-    A call costs about the same however many nodes and sessions there are. `nodes` and `line` are there to be
-    read; they are changed by the methods only.
+    Pools that know of each other are made by `Pools`.
     """
 
-    def __init__(self, spec: PoolSpec) -> None:
-        self.spec = spec
-        self.nodes: dict[str, Node] = {}
-        self.holders: dict[str, Node] = {}
-        self.line = Line()
+    def __init__(
+        self,
+        spec: PoolSpec,
+        projects: Projects | None = None,
+        stirred: Callable[[str], object] = lambda name: None,
+    ) -> None:
+        super().__init__(spec, projects, stirred)
         self.breaker = Breaker(spec.breaker_failures, spec.breaker_pause, spec.breaker_max_pause)
-        self._tally = Tally()
-        self._verdicts: dict[str, PoolEvent] = {}  # to be told at the next settling
-        self._cause: Error | None = None  # why the supply has shrunk since the last one
-
-    # --- sessions ---
-
-    def join(self, session: str, *, patient: bool, front: bool = False, exclude: str = "") -> None:
-        """Put a session in line; `settle` then says what it gets. Nothing happens if it is here already."""
-        if session in self.line or session in self.holders:
-            return
-        waiter = Waiter(patient, exclude)
-        if front:
-            self.line.push(session, waiter)
-        else:
-            self.line.append(session, waiter)
-
-    @property
-    def settled(self) -> bool:
-        """Whether `settle` has nothing to do, since nobody waits and nothing is to be told."""
-        return not (self._verdicts or self.line)
-
-    def take(self, session: str) -> str | None:
-        """Give a session a slot at once if nobody is before it; return the node. Else nothing happens: see `join`.
-
-        The same as `join` and `settle`, in fewer steps, for the common case.
-        """
-        if not self._tally.open or not self.settled or session in self.holders:
-            return None
-        node = self.nodes[self._tally.open[0][1]]
-        self._hold(session, node)
-        return node.id
-
-    def stay(self, session: str) -> None:
-        """Let a waiting session keep its place also when the pool is full."""
-        if waiter := self.line.get(session):
-            waiter.patient = True
-
-    def leave(self, session: str, now: float) -> None:
-        """Free the slot or the place in line of a session."""
-        if self._verdicts:
-            self._verdicts.pop(session, None)
-        if (node := self.holders.pop(session, None)) is None:
-            self.line.pop(session)
-            return
-        node.sessions.discard(session)
-        if not node.sessions:
-            node.idle_since = now
-        self._tally.count(node)
-
-    def yield_slot(self, session: str, now: float) -> None:
-        """A reservation ran out: renew it when nobody waits, else send it to the end of the line."""
-        if (node := self.holders.get(session)) is None:
-            return
-        if self.line:
-            self.leave(session, now)
-            self.join(session, patient=True)
-        else:
-            self._verdicts[session] = Granted(node.id)
-
-    def adopt(self, session: str, node: str) -> None:
-        """Let a session of an earlier life of this bridge hold its slot."""
-        self._hold(session, self.nodes[node])
-
-    def _hold(self, session: str, node: Node) -> None:
-        node.sessions.add(session)
-        self.holders[session] = node
-        self._tally.count(node)
 
     # --- nodes ---
 
@@ -120,6 +52,9 @@ class Pool:
         self._tally.note(node)
         if node.state is NodeState.PROVISIONING:
             self.breaker.begin(node.id)
+        if node.state in COMING:
+            whole = node.state is NodeState.PROVISIONING and not node.uncertain
+            self._estimator.begin(node.id, node.since, created=not node.started, whole=whole)
 
     def observe(self, id: str, event: NodeEvent, now: float) -> bool:
         """Tell a node what happened to it; return whether its state changed. Raises TransitionError."""
@@ -131,6 +66,10 @@ class Pool:
             self._judge(node, before, now)
         if node.state is NodeState.FAILED:
             self._cause = Error.START_FAILED if node.started else Error.POOL_FULL
+        if node.state is NodeState.STARTING:
+            self._estimator.begin(id, now, created=False, whole=True)
+        elif node.state is not NodeState.BOOTING:
+            self._estimator.end(id, now, ready=node.state is NodeState.READY)
         if node.state not in UP:
             self._lose(node)
         if node.state is NodeState.GONE:
@@ -159,6 +98,8 @@ class Pool:
     def _lose(self, node: Node) -> None:
         for session in sorted(node.sessions):
             self.holders.pop(session, None)
+            self._estimator.held.pop(session, None)
+            self._release(session)
             self._verdicts[session] = Lost()
         node.sessions.clear()
         node.linked = False
@@ -168,72 +109,6 @@ class Pool:
         if session in self.holders:
             self.leave(session, now)
             self._verdicts[session] = Lost()
-
-    # --- who gets which slot ---
-
-    def settle(self, now: float) -> list[Verdict]:
-        """Give free slots to those in line, tell the others where they stand; return what is new.
-
-        To be called again after its verdicts were followed, until it returns nothing: those who lost their slot
-        come first, since they rejoin the line before it moves.
-        """
-        verdicts: list[Verdict] = []
-        if self._verdicts:
-            verdicts += self._verdicts.items()
-            self._verdicts.clear()
-            return verdicts
-        if self.line:
-            self._assign(verdicts)
-        if self.line:
-            self._refuse(verdicts)
-            for session, waiter, status in self.line.divide(self.supply()):
-                if not waiter.exclude:
-                    self._tell(session, waiter, status, verdicts)
-        self._cause = None
-        return verdicts
-
-    def _assign(self, verdicts: list[Verdict]) -> None:
-        """Match waiting sessions, oldest first, to ready nodes."""
-        passed: list[tuple[str, Waiter]] = []
-        while self.line and self._tally.open:
-            session, waiter = self.line.pop_first()
-            node = self._choose(waiter.exclude)
-            if node is None:
-                passed.append((session, waiter))
-                continue
-            self._hold(session, node)
-            verdicts.append((session, Granted(node.id)))
-        for session, waiter in reversed(passed):
-            self.line.push(session, waiter)
-
-    def _choose(self, exclude: str) -> Node | None:
-        """The fullest node with a free slot: whole nodes stay empty and can be stopped. Ties: the id."""
-        for _, id in self._tally.open[:2]:
-            if id != exclude:
-                return self.nodes[id]
-        return None
-
-    def _refuse(self, verdicts: list[Verdict]) -> None:
-        """Tell those that may not have every node where they stand."""
-        gone = 0
-        for place, session, waiter in list(self.line.places()):
-            status = Status.PENDING if place - gone <= self.supply(waiter.exclude) else Status.FULL
-            self._tell(session, waiter, status, verdicts)
-            gone += session not in self.line
-
-    def _tell(self, session: str, waiter: Waiter, status: Status, verdicts: list[Verdict]) -> None:
-        if status is not waiter.status:
-            verdicts.append((session, self._verdict(waiter, status)))
-            waiter.status = status
-        if status is Status.FULL and not waiter.patient:
-            self.line.pop(session)
-
-    def _verdict(self, waiter: Waiter, status: Status) -> PoolEvent:
-        if status is Status.PENDING:
-            return Pending()
-        if self._cause is not None and waiter.status is Status.PENDING:
-            return Failed(self._cause)
-        return Full()
 
     def supply(self, exclude: str = "") -> int:
         """Return how many slots are on their way, or could be: what a place in line is compared with."""
@@ -260,7 +135,7 @@ class Pool:
             return steps
         if excess := self._excess():
             return steps + excess  # the next plan goes on without them
-        demand = len(self.line) + tally.sessions
+        demand = len(self.line.queue) + tally.sessions
         missing = policy.target(demand, self.spec.min_ready, self.spec.beta) + self._useless() - tally.capacity
         return steps + (self._more(missing) if missing > 0 else self._less(-missing, now))
 

@@ -18,6 +18,10 @@ class PoolSpec(Struct, frozen=True, kw_only=True):
     idle_timeout: float = 120.0
     stopped_timeout: float = 86_400.0  # a node stopped for so long is destroyed; 0 = never
     stopped_reserve: int = 0  # so many stopped nodes are kept however long they are stopped
+    fair: bool = False  # within a priority, the project with the fewest slots goes first
+    max_per_project: int = 0  # sessions of one project at once in this pool; 0 = no maximum
+    overtake_timeout: float = 600.0  # a session is overtaken for so long at most; 0 = without end
+    fallback: str = ""  # the pool in which a session is tried that would be told `full` here
     provision_timeout: float = 600.0  # from the create call until the provider has accepted it
     start_timeout: float = 120.0  # the same for the start of a stopped node
     boot_timeout: float = 600.0  # from the provider's word until the node registers
@@ -29,6 +33,22 @@ class PoolSpec(Struct, frozen=True, kw_only=True):
     breaker_failures: int = 5  # creations and starts that fail in a row, before a pause; 0 = never pause
     breaker_pause: float = 5.0  # the first pause; one more failure doubles it
     breaker_max_pause: float = 300.0
+
+
+class Window(Struct, frozen=True, kw_only=True):
+    """Sizes that take the place of the pool's own for a while; None leaves the pool's."""
+
+    min_ready: int | None = None
+    max_nodes: int | None = None
+    stopped_reserve: int | None = None
+
+
+class ProjectSpec(Struct, frozen=True, kw_only=True):
+    """What a project is told to be: the higher `priority` goes first, `max_sessions` 0 means no maximum."""
+
+    id: str
+    priority: int = 0
+    max_sessions: int = 0
 
 
 class SessionSpec(Struct, frozen=True, kw_only=True):

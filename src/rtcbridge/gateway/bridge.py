@@ -21,16 +21,19 @@ from rtcbridge.core.events import (
     Expired,
     Granted,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )  # fmt: skip
 from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
 from rtcbridge.core.node import UP, Node, NodeState, Order, duration
 from rtcbridge.core.pool import Pool
+from rtcbridge.core.pools import Pools
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 from rtcbridge.gateway.links import Link, Socket
@@ -100,7 +103,7 @@ class Bridge:
         self.wall = time.time
         self.session_spec = session_spec(config)
         self.silence = config.nodes.heartbeat * config.nodes.missed
-        self.pools: dict[str, Pool] = {spec.name: Pool(spec) for spec in config.pool_specs()}
+        self.pools = Pools(config.pool_specs(), config.project_specs())
         self.nodes: dict[str, tuple[Pool, Node]] = {}
         self.links: dict[str, Link] = {}
         self.sessions: dict[str, Entry] = {}
@@ -109,7 +112,7 @@ class Bridge:
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
         self._deadlines = wheel.lane(self.session_spec.answer_timeout, self._due)
         self._pool_of: dict[str, Pool] = {}  # by project
-        self._unsettled: dict[str, Pool] = {}
+        self._unsettled = self.pools.unsettled
         self._settling = False
         self._closed = False
 
@@ -131,17 +134,16 @@ class Bridge:
         self._poll_keys()
 
     def _adopt(self, row: SessionRow, now: float) -> None:
-        _, node = self.nodes.get(row.node, (None, None))
-        if node is None or node.state not in UP:
+        pool, node = self.nodes.get(row.node, (None, None))
+        if pool is None or node is None or node.state not in UP:
             self.ledger.session_ended(row.id, self.wall(), "node lost")
             return
-        pool = self.pools[row.pool]
         session = Session.adopted(row.id, row.node, self.session_spec, now)
         if self.session_spec.max_session:
             session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
         entry = self.sessions[row.id] = Entry(session, pool, row.project, None)
         entry.begun = entry.delivered = True
-        pool.adopt(row.id, row.node)
+        pool.adopt(row.id, row.node, row.project, now - max(0.0, self.wall() - row.started))
         self._reschedule(entry, now)
 
     def add_node(self, pool: Pool, node: Node) -> Link:
@@ -160,7 +162,7 @@ class Bridge:
     # --- clients ---
 
     def pool_of(self, identity: Identity) -> Pool:
-        """The pool that a client's sessions go to: its project's own, else the shared default."""
+        """The pool in whose line a client's sessions wait: its project's own, else the shared default."""
         pool = self._pool_of.get(identity.project)
         if pool is None:
             pool = self._pool_of[identity.project] = self.pools[self.config.pool_for(identity.project)]
@@ -231,18 +233,18 @@ class Bridge:
             elif isinstance(effect, End):
                 self._end(entry, effect, now)
             elif isinstance(effect, Acquire):
-                self._acquire(entry, effect.patient, now)
+                self._acquire(entry, effect, now)
             else:
                 self._ask(entry, effect, now)
 
-    def _acquire(self, entry: Entry, patient: bool, now: float) -> None:
+    def _acquire(self, entry: Entry, effect: Acquire, now: float) -> None:
         """Get a slot at once, or a place in line."""
         session, pool = entry.session, entry.pool
-        if (node := pool.take(session.id)) is not None:
+        if (node := pool.take(session.id, now)) is not None:
             self._touched(pool)
             self._perform(entry, session.receive(Source.POOL, Granted(node), now), now)
         else:
-            pool.join(session.id, patient=patient)
+            pool.join(session.id, patient=effect.patient, front=effect.front, project=entry.project)
             self._unsettled[pool.spec.name] = pool
 
     def _touched(self, pool: Pool) -> None:
@@ -252,7 +254,7 @@ class Bridge:
         elif pool.spec.elastic:
             self.changed(pool)
 
-    def _ask(self, entry: Entry, effect: Stay | Yield | Reassign, now: float) -> None:
+    def _ask(self, entry: Entry, effect: Stay | Yield | Suspend | Resume | Reassign, now: float) -> None:
         """Pass on what a session wants of its pool."""
         pool, session = entry.pool, entry.session.id
         self._unsettled[pool.spec.name] = pool
@@ -261,20 +263,25 @@ class Bridge:
                 pool.stay(session)
             case Yield():
                 pool.yield_slot(session, now)
+            case Suspend():
+                pool.suspend(session, now)
+            case Resume():
+                pool.resume(session)
             case Reassign(exclude=node):
                 pool.leave(session, now)
-                pool.join(session, patient=False, front=True, exclude=node)
+                pool.join(session, patient=False, front=True, exclude=node, project=entry.project)
 
     def _begin(self, entry: Entry, node: str) -> None:
         session = entry.session
         link = self.links.get(node)
+        pool, _ = self.nodes.get(node, (entry.pool, None))
         if not entry.begun:
-            self.starts[entry.pool.spec.name].add(self.clock())
+            self.starts[pool.spec.name].add(self.clock())
         entry.begun, entry.delivered = True, link is not None and link.socket is not None
         self.ledger.session_started(
             SessionRow(
                 id=session.id,
-                pool=entry.pool.spec.name,
+                pool=pool.spec.name,
                 node=node,
                 project=entry.project,
                 started=self.wall(),
@@ -296,7 +303,7 @@ class Bridge:
             client.entry = Entry(again, pool, entry.project, client)
             self.sessions[again.id] = client.entry
             self._set_prefix(client.entry)
-            pool.join(again.id, patient=True, front=True)
+            pool.join(again.id, patient=True, front=True, project=entry.project)
             self._unsettled[pool.spec.name] = pool
         log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
 
@@ -350,7 +357,7 @@ class Bridge:
                     if entry := self.sessions.get(session):
                         self.deliver(entry, Source.POOL, verdict)
                         self._unsettled[pool.spec.name] = pool
-                if pool.line or pool.spec.elastic:
+                if pool.line.waiters or pool.spec.elastic:
                     self.changed(pool)
         finally:
             self._settling = False

@@ -84,8 +84,6 @@ class Overrides:
 
     def _put(self, pool: Pool, values: dict[str, float], spec: PoolSpec) -> None:
         self._values[pool.spec.name] = values
-        pool.spec = spec
-        for node in pool.nodes.values():
-            node.spec = spec
+        pool.reshape(spec, pinned=values)  # what an operator sets goes before what a schedule says
         self._bridge.settle(pool)  # those in line may hear another status now
         self._bridge.changed(pool)

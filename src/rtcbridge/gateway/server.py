@@ -16,6 +16,7 @@ from rtcbridge.gateway.listener import Listener, Request, tls_context
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
+from rtcbridge.gateway.windows import Windows
 from rtcbridge.ports import Authenticator, Ledger, Provider
 
 log = structlog.get_logger(__name__)
@@ -65,6 +66,7 @@ class Server:
             max_connections=config.server.max_connections,
         )
         self._reconciler: Reconciler | None = None
+        self._windows = Windows(self.bridge)
 
     async def start(self) -> None:
         """Listen, take up what an earlier life left, and begin to work.
@@ -81,6 +83,7 @@ class Server:
         self._reconciler = Reconciler(self.bridge, self._providers, url)
         self.actions = Actions(self.bridge, self._reconciler)
         self._admin.actions = self.actions
+        self._windows.start()
         self._reconciler.start()
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
@@ -101,6 +104,7 @@ class Server:
         self._ready = False
         self._admin.actions = None
         self.bridge.close()
+        self._windows.stop()
         if self._reconciler is not None:
             await self._reconciler.stop()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)

@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Mapping
 from math import inf
 
+from rtcbridge.core.assignment import Standing
 from rtcbridge.core.node import COMING, Node, NodeState
 from rtcbridge.core.pool import Pool
-from rtcbridge.gateway import outlook
 from rtcbridge.gateway.bridge import Bridge, Entry, declared_model
 from rtcbridge.gateway.views import NodeView, Override, PoolView, SessionView
 
@@ -24,7 +24,7 @@ class Viewer:
         self._bridge = bridge
         self._now = bridge.clock()
         self._epoch = bridge.wall() - self._now  # of the monotonic clock, in Unix seconds
-        self._lines: dict[str, Mapping[str, int]] = {}
+        self._lines: dict[str, Mapping[str, Standing]] = {}
 
     def pool(self, pool: Pool, overrides: dict[str, Override], pause: str) -> PoolView:
         """Show a pool, with what is changed of its settings, and why it makes and starts no nodes now, if so."""
@@ -39,7 +39,7 @@ class Viewer:
                 slots["stopped"] += node.capacity
             elif node.linked:
                 slots["free"] += node.free
-        first = outlook.first(pool)
+        first = next(iter(pool.line), None)
         return PoolView(
             name=spec.name,
             provider=provider.provider if provider else "",
@@ -58,7 +58,7 @@ class Viewer:
             stopped=slots["stopped"],
             waiting=len(pool.line),
             waiting_since=born(first) if first is not None else None,
-            eta=outlook.eta(pool, first, self._now) if first is not None else None,
+            eta=pool.eta(first, self._now) if first is not None else None,
             starts=self._bridge.starts[spec.name].total(self._now),
             breaker=pause or None,
         )
@@ -91,10 +91,12 @@ class Viewer:
         name = pool.spec.name
         position = eta = None
         if not session.node:
-            if name not in self._lines:
-                self._lines[name] = outlook.positions(pool)
-            position = self._lines[name].get(session.id)
-            eta = outlook.eta(pool, session.id, self._now) if position is not None else None
+            if name not in self._lines:  # the whole line at once: one by one would take long
+                self._lines[name] = {standing.session: standing for standing in pool.waiting(self._now)}
+            if standing := self._lines[name].get(session.id):
+                position, eta = standing.position, standing.eta
+            else:  # it waits in the line of a fallback
+                position, eta = pool.position(session.id), pool.eta(session.id, self._now)
         return SessionView(
             id=session.id,
             pool=name,
