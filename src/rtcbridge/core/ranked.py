@@ -237,21 +237,21 @@ def _lane_of(waiter: Waiter) -> Share | None:
 
 def fill(lanes: Sequence[_Lane], slots: int) -> list[int]:
     """Return how many of each lane are among the first `slots`, of all these lanes together."""
-    if sum(len(lane.keys) for lane in lanes) <= slots:
-        return [len(lane.keys) for lane in lanes]
-
-    def below(level: int) -> list[int]:
-        return [min(len(lane.keys), max(0, level - lane.held)) for lane in lanes]
-
-    low, high = min(lane.held for lane in lanes), max(lane.held + len(lane.keys) for lane in lanes)
-    while high - low > 1:  # all below `low` fit, and not all below `high` do
-        level = (low + high) // 2
-        low, high = (level, high) if sum(below(level)) <= slots else (low, level)
-    counts = below(low)
+    sizes = [(lane.held, lane.held + len(lane.keys)) for lane in lanes]
+    if sum(high - low for low, high in sizes) <= slots:
+        return [high - low for low, high in sizes]
+    level = filled = lanes_there = 0  # all below the level are among the first, and so many they are
+    for height, change in sorted([(low, 1) for low, _ in sizes] + [(high, -1) for _, high in sizes]):
+        more = (height - level) * lanes_there
+        if filled + more > slots:
+            level += (slots - filled) // lanes_there
+            break
+        level, filled, lanes_there = height, filled + more, lanes_there + change
+    counts = [min(high, max(low, level)) - low for low, high in sizes]
     at_level = [
         (lane.keys[count], index)
-        for index, (lane, count) in enumerate(zip(lanes, counts, strict=True))
-        if lane.held <= low < lane.held + len(lane.keys)
+        for index, (lane, count, (low, high)) in enumerate(zip(lanes, counts, sizes, strict=True))
+        if low <= level < high
     ]
     for _, index in sorted(at_level)[: slots - sum(counts)]:
         counts[index] += 1
