@@ -60,7 +60,8 @@ class Assignment(ABC):
         self.holders: dict[str, Node] = {}
         self.line = Line() if projects is None else make_line(spec)
         self.fallback: Assignment | None = None
-        self._base = spec
+        self._base = spec  # while no window is open
+        self._window: Window | None = None
         self._projects = projects
         self._shares: dict[str, Share] = {}  # by project
         self._held: dict[str, Share] = {}  # of the sessions that hold a slot
@@ -72,18 +73,17 @@ class Assignment(ABC):
         self._verdicts: dict[str, PoolEvent] = {}  # to be told at the next settling
         self._cause: Error | None = None  # why the supply has shrunk since the last one
 
-    def reshape(self, spec: PoolSpec, window: Window | None = None) -> None:
-        """Be told to be something else, but for the name, the fallback and what concerns projects.
+    def reshape(self, spec: PoolSpec) -> None:
+        """Be told to be something else, while a window that is open stays in force.
 
-        Args:
-            spec: for as long as no window is open.
-            window: what takes its place now.
+        The name, the fallback and what concerns projects cannot be changed so.
         """
         self._base = spec
-        self.show(window)
+        self.show(self._window)
 
     def show(self, window: Window | None) -> None:
         """Let the sizes of a window take the place of the pool's own; None ends it."""
+        self._window = window
         changes = {} if window is None else {name: size for name, size in asdict(window).items() if size is not None}
         self.spec = replace(self._base, **changes)
 
