@@ -9,9 +9,12 @@ import pytest
 from rtcbridge import config
 from rtcbridge.config import Config, ConfigError, IceServer, Pool
 from rtcbridge.core.node import DEADLINES, duration
-from rtcbridge.core.spec import PoolSpec
+from rtcbridge.core.spec import PoolSpec, ProjectSpec, Window
 
 SAMPLE = Path(__file__).parents[2] / "config.sample.toml"
+
+
+SCHEDULE = "[[pools]]\n[[pools.schedules]]\n{}"
 
 
 @pytest.fixture
@@ -176,6 +179,32 @@ def test_where_nodes_dial_in(server, port, url):
     assert Config(server=config.Server(**server)).node_url(port) == url
 
 
+def test_projects_and_schedules_become_what_the_core_wants(write):
+    file = write(
+        '[[projects]]\nid = "TEST01"\npool = "gpu"\npriority = 5\nmax_sessions = 2\n[[projects]]\nid = "TEST02"\n'
+        '[[pools]]\nname = "shared"\nfallback = "gpu"\n[[pools]]\nname = "gpu"\nfair = true\nmax_per_project = 3\n'
+        '[[pools.schedules]]\ncron = "0 8 * * *"\nuntil = "20:00"\ntimezone = "Europe/Berlin"\nmin_ready = 2\n'
+    )
+    found = config.load(file, {})
+    assert found.project_specs() == (
+        ProjectSpec(id="TEST01", priority=5, max_sessions=2),
+        ProjectSpec(id="TEST02"),
+    )
+    assert [found.pool_for("TEST01"), found.pool_for("TEST02")] == ["gpu", "shared"]
+    shared, gpu = found.pool_specs()
+    assert (shared.fallback, gpu.fair, gpu.max_per_project, gpu.overtake_timeout) == ("gpu", True, 3, 600.0)
+    schedule = found.pools[1].schedules[0].compiled()
+    assert schedule.window == Window(min_ready=2)
+    assert schedule.look(1_764_000_000.0)[0]  # 2025-11-24, 17:00 in Berlin
+
+
+@pytest.mark.parametrize("table", [config.Schedule, config.ProjectSettings])
+def test_the_sample_names_the_keys_of_tables_that_it_has_not(table):
+    text = SAMPLE.read_text()
+    for field in msgspec.structs.fields(table):
+        assert re.search(rf"^#   {field.name} = \S+", text, re.MULTILINE), field.name
+
+
 # --- mistakes: one line that names the source, the key and what was expected ---
 
 
@@ -258,6 +287,60 @@ def test_where_nodes_dial_in(server, port, url):
             '[[pools]]\nprovider = "ssh"\n[pools.ssh]\nhosts = ["u@a:2"]\ncommand = "x"\nkey = "none"',
             "ssh.key: expected a file, and ",
         ),
+        ("[[pools]]\nmax_per_project = -1", "max_per_project: expected a whole number from 0 to 10000000, got -1"),
+        ("[[pools]]\nfair = 1", '"default": fair: expected true or false, got 1'),
+        ('[[pools]]\nfallback = "b"', "fallback: expected the name of another pool, and there is no b"),
+        ('[[pools]]\nfallback = "default"', "fallback: expected no way back to a pool, got default → default"),
+        (
+            '[[pools]]\nname = "a"\nfallback = "b"\n[[pools]]\nname = "b"\nfallback = "a"',
+            '[[pools]] "a": fallback: expected no way back to a pool, got a → b → a',
+        ),
+        (
+            SCHEDULE.format('cron = "0 8 * *"\nduration = 60\nmin_ready = 1'),
+            '"default": schedules[0].cron: expected five fields such as "0 8 * * mon-fri", got "0 8 * *"',
+        ),
+        (
+            SCHEDULE.format('cron = "0 25 * * *"\nduration = 60\nmin_ready = 1'),
+            'schedules[0].cron: expected five fields such as "0 8 * * mon-fri", got "0 25 * * *": bad hour',
+        ),
+        (SCHEDULE.format('cron = "0 0 31 2 *"\nduration = 60\nmin_ready = 1'), "schedules[0].cron: expected five"),
+        (SCHEDULE.format("cron = 8"), 'schedules[0].cron: expected five fields such as "0 8 * * mon-fri", got 8'),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 60\nmin_ready = 1\ntimezone = "Mars/Olympus"'),
+            'schedules[0].timezone: expected an IANA name such as Europe/Berlin, got "Mars/Olympus"',
+        ),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 60\nmin_ready = 1\ntimezone = "../etc/passwd"'),
+            "schedules[0].timezone: expected an IANA name",
+        ),
+        (SCHEDULE.format('cron = "* * * * *"\nmin_ready = 1'), "schedules[0].duration: expected either a duration"),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 1\nuntil = "18:00"\nmin_ready = 1'),
+            "schedules[0].duration: expected either a duration in seconds, or until",
+        ),
+        (SCHEDULE.format('cron = "* * * * *"\nuntil = "24:00"'), "schedules[0].until: expected a time of day such as"),
+        (SCHEDULE.format('cron = "* * * * *"\nduration = 1'), "schedules[0].min_ready: expected min_ready, max_nodes"),
+        (SCHEDULE.format("min_ready = true"), "schedules[0].min_ready: expected a whole number from 0 to 100000, got"),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 1\nmin_ready = 9'),
+            "schedules[0].min_ready: expected at most max_nodes times slots = 4, got 9",
+        ),
+        (SCHEDULE.format("min_raedy = 9"), "schedules[0].min_raedy: no such key; did you mean min_ready?"),
+        ("[[projects]]", "projects[0].id: expected six characters A-Z 0-9"),
+        ('[[projects]]\nid = "x"', "projects[0].id: expected six characters A-Z 0-9"),
+        ('[[projects]]\nid = "TEST01"\npriority = 101', "projects[0].priority: expected a whole number from -100 to"),
+        ('[[projects]]\nid = "TEST01"\n[[projects]]\nid = "TEST01"', "projects[1].id: expected an id of its own"),
+        ('[[projects]]\nid = "TEST01"\npool = "b"', "projects[0].pool: expected the name of a pool, and there is no b"),
+        (
+            '[[projects]]\nid = "TEST01"\npool = "a"\n[[pools]]\nname = "a"\n'
+            '[[pools]]\nname = "b"\nprojects = ["TEST01"]',
+            "projects[0].pool: expected b, which names this project, or nothing, got a",
+        ),
+        (
+            '[[projects]]\nid = "TEST01"\npool = "a"\n[[pools]]\nname = "a"\nprojects = ["ACME01"]',
+            "projects[0].pool: expected a pool whose projects name TEST01, or are empty, got a",
+        ),
+        ("projects = 3", "projects: expected a list of tables, got 3"),
         ("[[pools]]\n[pools.local]\nmodle = 1", '[[pools]] "default": local.modle: no such key; did you mean model?'),
     ],
 )
@@ -274,6 +357,7 @@ def test_mistakes_in_a_file(write, text, expected):
         ("RTCBRIDGE_SERVER__PORT", "x", 'expected a whole number from 0 to 65535, got "x"'),
         ("RTCBRIDGE_SERVER__PROT", "1", "no such key; did you mean RTCBRIDGE_SERVER__PORT?"),
         ("RTCBRIDGE_POOLS__SLOTS", "1", "pools can be set only in the configuration file, under [[pools]]"),
+        ("RTCBRIDGE_PROJECTS__ID", "1", "projects can be set only in the configuration file, under [[projects]]"),
         ("RTCBRIDGE_ICE__SERVERS", "[{", "expected a list in JSON: "),
         ("RTCBRIDGE_SERVER__TRUSTED_PROXIES", "x", "expected IP addresses"),
         ("RTCBRIDGE_SERVER__TLS_CERT", "/no/such", "expected a file, and /no/such is none"),

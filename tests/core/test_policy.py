@@ -337,10 +337,19 @@ def test_a_window_changes_what_is_kept_and_its_end_changes_it_back() -> None:
 def test_a_change_of_the_pool_itself_outlives_a_window() -> None:
     p = Pool(PoolSpec(name="p", max_nodes=5))
     p.show(Window(min_ready=1))
-    p.reshape(PoolSpec(name="p", max_nodes=7), Window(min_ready=2))
-    assert (p.spec.max_nodes, p.spec.min_ready) == (7, 2)
+    p.reshape(PoolSpec(name="p", max_nodes=7))
+    assert (p.spec.max_nodes, p.spec.min_ready) == (7, 1)
     p.show(None)
     assert (p.spec.max_nodes, p.spec.min_ready) == (7, 0)
+
+
+def test_what_an_operator_sets_goes_before_a_window() -> None:
+    p = Pool(PoolSpec(name="p", max_nodes=5))
+    p.reshape(PoolSpec(name="p", max_nodes=2), pinned=["max_nodes"])
+    p.show(Window(min_ready=1, max_nodes=8))
+    assert (p.spec.max_nodes, p.spec.min_ready) == (2, 1)
+    p.reshape(PoolSpec(name="p", max_nodes=5))
+    assert (p.spec.max_nodes, p.spec.min_ready) == (8, 1)
 
 
 def test_a_lower_maximum_creates_nothing_and_takes_nothing_away() -> None:

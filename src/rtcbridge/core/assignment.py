@@ -60,7 +60,7 @@ class Assignment(ABC):
         self.holders: dict[str, Node] = {}
         self.line = Line() if projects is None else make_line(spec)
         self.fallback: Assignment | None = None
-        self._base = spec
+        self._base = spec  # while no window is open
         self._window: Window | None = None
         self._pinned: frozenset[str] = frozenset()
         self._projects = projects
@@ -75,7 +75,7 @@ class Assignment(ABC):
         self._cause: Error | None = None  # why the supply has shrunk since the last one
 
     def reshape(self, spec: PoolSpec, pinned: Iterable[str] = ()) -> None:
-        """Be told to be something else, but for the name, the fallback and what concerns projects.
+        """Be told to be something else; the name, the fallback and what concerns projects cannot be changed so.
 
         Args:
             spec: for as long as no window is open.
