@@ -1,11 +1,33 @@
 """What concerns the tests of drivers: the contract, and what is skipped for want of a program."""
 
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from drivers.postgres_server import PostgresServer, postgres_server, programs
+
 # A contract's failures show values, as those of a test module do.
 pytest.register_assert_rewrite("drivers.contract")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server, the same for all tests that ask for one."""
+    if (bin := programs()) is None:
+        pytest.skip("POSTGRESQL TESTS SKIPPED: not installed: apt-get install postgresql")
+    with postgres_server(bin) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store, one of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/x.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

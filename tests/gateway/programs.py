@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rtcbridge.drivers.ledger import Database, LedgerReader, SqliteKeys
+from rtcbridge.drivers.ledger import KeyStore, LedgerReader, open_store
 from rtcbridge.ports import NodeRow, SessionRow
 
 RTCBRIDGE = (sys.executable, "-m", "rtcbridge")
@@ -180,9 +180,9 @@ class Home:
     # --- the store, beside the running bridge ---
 
     @contextmanager
-    def keys(self) -> Iterator[SqliteKeys]:
-        with Database(self.store) as database:
-            keys = SqliteKeys(database)
+    def keys(self) -> Iterator[KeyStore]:
+        with open_store(f"sqlite:///{self.store}") as database:
+            keys = KeyStore(database)
             yield keys
             keys.close()
 
@@ -195,11 +195,11 @@ class Home:
             return keys.create_node_key(pool)
 
     def nodes(self) -> dict[str, NodeRow]:
-        with Database(self.store) as database:
+        with open_store(f"sqlite:///{self.store}") as database:
             return {row.id: row for row in LedgerReader(database).nodes()}
 
     def sessions(self) -> list[SessionRow]:
-        with Database(self.store) as database:
+        with open_store(f"sqlite:///{self.store}") as database:
             return list(LedgerReader(database).sessions())
 
 

@@ -13,7 +13,7 @@ import msgspec
 from rtcbridge import config
 from rtcbridge.cli import Subparsers, UsageError, add_command, add_config
 from rtcbridge.cli.table import add_json, moment, show, span
-from rtcbridge.drivers.ledger import Database, LedgerReader
+from rtcbridge.drivers.ledger import LedgerReader, open_store
 from rtcbridge.ports import NodeRow, SessionRow
 
 
@@ -51,8 +51,8 @@ def _limit(text: str) -> int:
 
 
 def _read(settings: config.Config) -> tuple[list[NodeRow], list[SessionRow]]:
-    with Database(settings.store.path) as database:
-        ledger = LedgerReader(database)
+    with open_store(settings.store.url) as store:
+        ledger = LedgerReader(store)
         return list(ledger.nodes()), list(ledger.open_sessions())
 
 
@@ -86,8 +86,8 @@ def _nodes(args: argparse.Namespace) -> int:
 
 
 def _sessions(args: argparse.Namespace) -> int:
-    with Database(config.load(args.config).store.path) as database:
-        ledger = LedgerReader(database)
+    with open_store(config.load(args.config).store.url) as store:
+        ledger = LedgerReader(store)
         rows = ledger.sessions(args.limit) if args.all else ledger.open_sessions()
     now = time.time()
     show(

@@ -1,0 +1,197 @@
+"""The store in PostgreSQL, shared by any number of bridges.
+
+A server that dies, hangs or is cut off costs a bounded time: every statement has a deadline, dead connections are
+dialled again, and what tells of changed keys has a thread and a connection of its own, so that a look-up never waits.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Generator, Iterator
+from typing import Any, TypeVar
+
+import psycopg
+import sqlalchemy as sa
+from psycopg import conninfo
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import psycopg as dialect
+
+from rtcbridge.drivers.ledger.database import Database, Insert, is_current, prepare
+from rtcbridge.drivers.ledger.watch import Hold, PostgresKeyFeed
+from rtcbridge.ports import LedgerError
+
+CONNECT_TIMEOUT = 3  # seconds for each address of the server; connect_timeout in the URL wins
+SILENCE = 5.0  # seconds without a byte from the server in the midst of a statement, until it is given up
+_MIGRATION_SILENCE = 600.0  # a step may rewrite a large ledger, or wait for another process that does
+_IN_TRANSACTION = "15s"  # a bridge that freezes in a transaction holds its locks no longer
+CHANNEL = "rtcbridge_keys"
+_LOCKS = 0x72746362  # "rtcb": the first half of this program's advisory locks
+_MIGRATION_LOCK = 1
+BRIDGE_LOCK = 2
+
+# Ours, not the driver's: it neither needs a connection nor changes with one.
+_DIALECT = dialect.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
+_T = TypeVar("_T")
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection whose statements are given up after `silence` seconds without a byte from the server.
+
+    Neither libpq nor the kernel's time-outs do this: the kernel of a server that is frozen answers for it.
+    """
+
+    silence = SILENCE
+
+    def wait(self, gen: Generator[Any, Any, _T], *args: Any, **options: Any) -> _T:
+        """Run one statement to its end; raises OperationalError, and closes, when the server is silent."""
+        return super().wait(self._bounded(gen), *args, **options)
+
+    def _bounded(self, gen: Generator[Any, Any, _T]) -> Generator[Any, Any, _T]:
+        heard = time.monotonic()
+        try:
+            state = next(gen)
+            while True:
+                ready = yield state
+                now = time.monotonic()
+                if ready:
+                    heard = now
+                elif now - heard > self.silence:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError(f"the server has not answered for {self.silence:g} s")
+                state = gen.send(ready)
+        except StopIteration as end:
+            result: _T = end.value
+            return result
+
+
+class PostgresDatabase(Database):
+    """One database of a PostgreSQL server; tables are those of the first schema of its `search_path`."""
+
+    def __init__(self, url: str) -> None:
+        """Connect, and make or migrate what is missing. Raises LedgerError."""
+        self._parameters = _parameters(url)
+        self.name = _shown(self._parameters)
+        self._hold: Hold | None = None
+        self.engine = sa.create_engine(
+            "postgresql+psycopg://",
+            creator=self.connect,
+            use_native_hstore=False,  # it would ask the server for a type that we do not use
+        )
+        self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            self.secret = self._prepare()
+        except sa.exc.DBAPIError as error:
+            self.engine.dispose()
+            raise self.error(error) from None
+
+    def connect(self, *, autocommit: bool = False) -> Connection:
+        """Make a connection outside the pool. Raises psycopg.Error."""
+        connection = Connection.connect(autocommit=True, **self._parameters)
+        # Set here and not as start-up options, which some poolers refuse. The server finds out in a minute, and not
+        # in two hours, that a machine with a bridge is gone, and lets go of what that bridge held.
+        connection.execute(
+            "SELECT set_config('idle_in_transaction_session_timeout', %s, false),"
+            " set_config('tcp_keepalives_idle', '20', false), set_config('tcp_keepalives_interval', '10', false),"
+            " set_config('tcp_keepalives_count', '4', false)",
+            (_IN_TRANSACTION,),
+        )
+        connection.autocommit = autocommit
+        return connection
+
+    def insert(self, table: sa.Table) -> Insert:
+        """Begin an INSERT that can take ON CONFLICT."""
+        return postgresql.insert(table)
+
+    def compile(self, statement: sa.ClauseElement) -> sa.Compiled:
+        """Compile a statement for the driver, with its parameters by their position."""
+        return statement.compile(dialect=_DIALECT)
+
+    def key_feed(self) -> PostgresKeyFeed:
+        """Start to listen for changed keys. Raises LedgerError if they cannot be read."""
+        feed = PostgresKeyFeed(self.connect, self.name, CHANNEL)
+        try:
+            feed.start()
+        except psycopg.Error as error:
+            raise self.error(error) from None
+        return feed
+
+    def announce_keys(self, connection: sa.Connection) -> None:
+        """Let feeds hear, once the transaction is committed, that keys changed."""
+        connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
+
+    @contextlib.contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold an advisory lock, on a connection that is kept up. Raises LedgerError if another bridge has it."""
+        hold = Hold(self.connect, self.name, (_LOCKS, BRIDGE_LOCK))
+        try:
+            hold.start()
+        except psycopg.Error as error:
+            raise self.error(error) from None
+        self._hold = hold
+        try:
+            yield
+        finally:
+            hold.close()
+            self._hold = None
+
+    @property
+    def is_lost(self) -> bool:
+        """True from when the lock's connection dies until the lock is had again."""
+        return self._hold is not None and not self._hold.is_held
+
+    def is_rows_fault(self, error: Exception) -> bool:
+        """Say whether the values are at fault: class 22 and 23 of the SQLSTATEs, or refused by the driver itself."""
+        if not isinstance(error, sa.exc.DBAPIError):
+            return True
+        state = getattr(error.orig, "sqlstate", None)
+        if state is None:
+            return isinstance(error, sa.exc.DataError | sa.exc.ProgrammingError)
+        return str(state)[:2] in ("22", "23")
+
+    def is_passing(self, error: Exception) -> bool:
+        """Say whether to try again at once: a conflict or deadlock (class 40), or a connection that had died."""
+        if not isinstance(error, sa.exc.DBAPIError):
+            return False
+        return error.connection_invalidated or str(getattr(error.orig, "sqlstate", None))[:2] == "40"
+
+    def _prepare(self) -> bytes:
+        with self.engine.begin() as connection:
+            if is_current(connection):
+                return prepare(connection, self.name)
+        patient = sa.create_engine(
+            "postgresql+psycopg://", creator=self._connect_patiently, poolclass=sa.NullPool, use_native_hstore=False
+        )
+        with patient.begin() as connection:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCKS, _MIGRATION_LOCK)))
+            return prepare(connection, self.name)
+
+    def _connect_patiently(self) -> Connection:
+        connection = self.connect()
+        connection.silence = _MIGRATION_SILENCE
+        return connection
+
+
+def _parameters(url: str) -> dict[str, Any]:
+    """The parameters of libpq in a URL. Raises LedgerError, whose text has nothing of it: it may be the password."""
+    try:
+        parameters = conninfo.conninfo_to_dict(url)
+    except psycopg.Error:
+        raise LedgerError("store.url: expected postgresql://USER:PASSWORD@HOST/DATABASE?PARAMETER=VALUE") from None
+    parameters.setdefault("connect_timeout", CONNECT_TIMEOUT)
+    parameters.setdefault("application_name", "rtcbridge")
+    if "," in str(parameters.get("host", "")):
+        parameters.setdefault("target_session_attrs", "read-write")  # of several, the one that is no standby
+    return parameters
+
+
+def _shown(parameters: dict[str, Any]) -> str:
+    user = f"{parameters['user']}@" if "user" in parameters else ""
+    hosts = str(parameters.get("host", "")).split(",")
+    ports = str(parameters.get("port", "")).split(",")
+    ports = ports if len(ports) == len(hosts) else ports * len(hosts)
+    places = [f"{_host(host)}:{port}" if port else _host(host) for host, port in zip(hosts, ports, strict=True)]
+    return f"postgresql://{user}{','.join(places)}/{parameters.get('dbname', '')}"
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if re.fullmatch(r"[0-9A-Fa-f]*:[0-9A-Fa-f:.]*", host) else host
