@@ -25,5 +25,5 @@ def open_store(url: str) -> Database:
         from rtcbridge.drivers.ledger.postgres import PostgresDatabase
     except ImportError as error:
         missing = error.name or "psycopg"
-        raise LedgerError(f"PostgreSQL: no module {missing}: pip install 'rtcbridge[postgres]'") from None
+        raise LedgerError(f"store PostgreSQL: no module {missing}: pip install 'rtcbridge[postgres]'") from None
     return PostgresDatabase(url)

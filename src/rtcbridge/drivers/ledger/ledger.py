@@ -23,7 +23,7 @@ from rtcbridge.ports import LedgerError, NodeRow, OverrideRow, SessionRow
 
 GATHER = 0.01  # seconds that sessions are gathered before a commit that nobody waits for
 _LONGEST_PAUSE = 0.5  # seconds between two tries while the store fails: it is in use again soon after it is back
-_TRIES = 3  # of a transaction that met a conflict or a dead connection
+_TRIES = 8  # of a transaction that met a conflict or a dead connection
 _LAST_TRIES = 3  # of the whole, when the ledger is closed
 PENDING_LIMIT = 200_000  # starts and ends held in memory while the store fails
 

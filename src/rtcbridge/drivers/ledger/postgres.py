@@ -72,30 +72,33 @@ class PostgresDatabase(Database):
         self._parameters = _parameters(url)
         self.name = _shown(self._parameters)
         self._hold: Hold | None = None
-        self.engine = sa.create_engine(
-            "postgresql+psycopg://",
-            creator=self.connect,
-            use_native_hstore=False,  # it would ask the server for a type that we do not use
-        )
+        self.engine = _engine(creator=self.connect)
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
             self.secret = self._prepare()
         except sa.exc.DBAPIError as error:
-            self.engine.dispose()
+            self.close()
             raise self.error(error) from None
+        except BaseException:
+            self.close()
+            raise
 
     def connect(self, *, autocommit: bool = False) -> Connection:
         """Make a connection outside the pool. Raises psycopg.Error."""
         connection = Connection.connect(autocommit=True, **self._parameters)
         # Set here and not as start-up options, which some poolers refuse. The server finds out in a minute, and not
         # in two hours, that a machine with a bridge is gone, and lets go of what that bridge held.
-        connection.execute(
-            "SELECT set_config('idle_in_transaction_session_timeout', %s, false),"
-            " set_config('tcp_keepalives_idle', '20', false), set_config('tcp_keepalives_interval', '10', false),"
-            " set_config('tcp_keepalives_count', '4', false)",
-            (_IN_TRANSACTION,),
-        )
-        connection.autocommit = autocommit
+        try:
+            connection.execute(
+                "SELECT set_config('idle_in_transaction_session_timeout', %s, false),"
+                " set_config('tcp_keepalives_idle', '20', false), set_config('tcp_keepalives_interval', '10', false),"
+                " set_config('tcp_keepalives_count', '4', false)",
+                (_IN_TRANSACTION,),
+            )
+            connection.autocommit = autocommit
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def insert(self, table: sa.Table) -> Insert:
@@ -158,9 +161,7 @@ class PostgresDatabase(Database):
         with self.engine.begin() as connection:
             if is_current(connection):
                 return prepare(connection, self.name)
-        patient = sa.create_engine(
-            "postgresql+psycopg://", creator=self._connect_patiently, poolclass=sa.NullPool, use_native_hstore=False
-        )
+        patient = _engine(creator=self._connect_patiently, poolclass=sa.NullPool)
         with patient.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCKS, _MIGRATION_LOCK)))
             return prepare(connection, self.name)
@@ -171,11 +172,21 @@ class PostgresDatabase(Database):
         return connection
 
 
+def _engine(**options: Any) -> sa.Engine:
+    """Make an engine; what its transactions do is right in READ COMMITTED, whatever the database's default is."""
+    # Without the last option it would ask the server for a type that we do not use.
+    return sa.create_engine(
+        "postgresql+psycopg://", isolation_level="READ COMMITTED", use_native_hstore=False, **options
+    )
+
+
 def _parameters(url: str) -> dict[str, Any]:
     """The parameters of libpq in a URL. Raises LedgerError, whose text has nothing of it: it may be the password."""
     try:
         parameters = conninfo.conninfo_to_dict(url)
-    except psycopg.Error:
+    except psycopg.Error as error:
+        if re.fullmatch(r'invalid URI query parameter: "\w+"', text := str(error).strip()):
+            raise LedgerError(f"store.url: {text}") from None
         raise LedgerError("store.url: expected postgresql://USER:PASSWORD@HOST/DATABASE?PARAMETER=VALUE") from None
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT)
     parameters.setdefault("application_name", "rtcbridge")

@@ -30,19 +30,22 @@ class SqliteDatabase(Database):
         """Open, and make or migrate what is missing. Raises LedgerError."""
         self.path = Path(file)
         self.name = str(self.path.absolute())
+        self.engine = sa.create_engine(f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_TIMEOUT})
+        sa.event.listen(self.engine, "connect", _configure)
+        sa.event.listen(self.engine, "begin", _begin)
+        self.reader = self.engine.execution_options(**{_READ: True})
         try:
             _touch(self.path)
-            self.engine = sa.create_engine(f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_TIMEOUT})
-            sa.event.listen(self.engine, "connect", _configure)
-            sa.event.listen(self.engine, "begin", _begin)
-            self.reader = self.engine.execution_options(**{_READ: True})
             with self.engine.begin() as connection:
                 self.secret = prepare(connection, self.name)
         except OSError as error:
             raise LedgerError(f"store {self.name}: {error.strerror}") from None
         except sa.exc.DBAPIError as error:
-            self.engine.dispose()
+            self.close()
             raise self.error(error) from None
+        except BaseException:
+            self.close()
+            raise
 
     def insert(self, table: sa.Table) -> Insert:
         """Begin an INSERT that can take ON CONFLICT."""
