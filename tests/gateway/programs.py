@@ -148,6 +148,7 @@ class Home:
         self.file = folder / "rtcbridge.toml"
         self.file.write_text(config)
         self.store = folder / "rtcbridge.db"
+        self.store_url = f"sqlite:///{self.store}"  # as the configuration has it
         self.port = 0
         self.tls = False
         self._started: list[Program] = []
@@ -181,7 +182,7 @@ class Home:
 
     @contextmanager
     def keys(self) -> Iterator[KeyStore]:
-        with open_store(f"sqlite:///{self.store}") as database:
+        with open_store(self.store_url) as database:
             keys = KeyStore(database)
             yield keys
             keys.close()
@@ -195,11 +196,11 @@ class Home:
             return keys.create_node_key(pool)
 
     def nodes(self) -> dict[str, NodeRow]:
-        with open_store(f"sqlite:///{self.store}") as database:
+        with open_store(self.store_url) as database:
             return {row.id: row for row in LedgerReader(database).nodes()}
 
     def sessions(self) -> list[SessionRow]:
-        with open_store(f"sqlite:///{self.store}") as database:
+        with open_store(self.store_url) as database:
             return list(LedgerReader(database).sessions())
 
 

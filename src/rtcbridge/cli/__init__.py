@@ -26,6 +26,8 @@ COMMANDS = {
     "nodes": "rtcbridge.cli.inspect",
     "sessions": "rtcbridge.cli.inspect",
     "pools": "rtcbridge.cli.inspect",
+    "usage": "rtcbridge.cli.usage",
+    "backup": "rtcbridge.cli.backup",
     "simulate": "rtcbridge.cli.simulate",
 }
 

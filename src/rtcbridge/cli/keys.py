@@ -59,7 +59,8 @@ def _create(args: argparse.Namespace) -> int:
         else:
             key = keys.create_node_key(args.pool) if args.node else keys.create_client_key(args.project)
     print(key)
-    print(f"Stored in {store.name}; the key is not shown again.", file=sys.stderr)
+    place = settings.store.path.absolute() if settings.store.path else store.name
+    print(f"Stored in {place}; the key is not shown again.", file=sys.stderr)
     return 0
 
 

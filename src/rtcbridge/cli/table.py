@@ -11,7 +11,7 @@ import msgspec
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
+def add_json(parser: "argparse._ActionsContainer") -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print a JSON list, times in Unix seconds")
 

@@ -1,6 +1,7 @@
 """What the stores have in common: they are migrated when they are opened, and have a secret of their own."""
 
 import abc
+import contextlib
 import secrets
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -100,6 +101,10 @@ class Database(abc.ABC):
         """Say whether the same transaction may well succeed at once: a conflict, or a connection that had died."""
         return False
 
+    def patience(self, connection: sa.Connection, seconds: float | None) -> AbstractContextManager[None]:
+        """Let the store be silent on a connection for longer than usual."""
+        return contextlib.nullcontext()
+
     # --- what does not ---
 
     def error(self, error: Exception) -> LedgerError:
@@ -107,11 +112,19 @@ class Database(abc.ABC):
         text = str(getattr(error, "orig", None) or error)
         return LedgerError(f"store {self.name}: {' '.join(text.split())}")
 
-    def read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        """Return the rows of one query. Raises LedgerError."""
+    def read(self, query: sa.Select[Any], *, patience: float | None = None) -> list[dict[str, Any]]:
+        """Return the rows of one query.
+
+        Args:
+            query: a SELECT.
+            patience: seconds that the store may be silent over it, where a store has such a bound.
+
+        Raises:
+            LedgerError: the store cannot be read.
+        """
         for last in (False, True):
             try:
-                with self.reader.connect() as connection:
+                with self.reader.connect() as connection, self.patience(connection, patience):
                     return [dict(row) for row in connection.execute(query).mappings()]
             except sa.exc.DBAPIError as error:
                 if last or not self.is_passing(error):

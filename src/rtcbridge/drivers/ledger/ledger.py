@@ -278,7 +278,9 @@ class SessionLedger(LedgerReader):
         if error is not None and self._failing_since is None:
             self._failing_since = time.monotonic()
             logger.error("%s", self._told(error))
-        elif error is None and tried and self._failing_since is not None:
+        if error is not None:
+            self._database.engine.dispose()  # after a failover the connections may be those of a standby
+        elif tried and self._failing_since is not None:
             seconds = time.monotonic() - self._failing_since
             logger.warning("store %s: written again, after %.1f s", self._database.name, seconds)
             self._failing_since = None

@@ -72,7 +72,12 @@ class PostgresDatabase(Database):
         self._parameters = _parameters(url)
         self.name = _shown(self._parameters)
         self._hold: Hold | None = None
-        self.engine = _engine(creator=self.connect)
+        self.engine = sa.create_engine(
+            "postgresql+psycopg://",
+            creator=self.connect,
+            isolation_level="READ COMMITTED",  # where all that is done here is right, whatever the database's default
+            use_native_hstore=False,  # it would ask the server for a type that we do not use
+        )
         self.reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
             self.secret = self._prepare()
@@ -157,27 +162,25 @@ class PostgresDatabase(Database):
             return False
         return error.connection_invalidated or str(getattr(error.orig, "sqlstate", None))[:2] == "40"
 
+    @contextlib.contextmanager
+    def patience(self, connection: sa.Connection, seconds: float | None) -> Iterator[None]:
+        """Let the server be silent on a connection for longer than usual."""
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, Connection)
+        if seconds is not None:
+            raw.silence = seconds
+        try:
+            yield
+        finally:
+            raw.silence = Connection.silence
+
     def _prepare(self) -> bytes:
         with self.engine.begin() as connection:
             if is_current(connection):
                 return prepare(connection, self.name)
-        patient = _engine(creator=self._connect_patiently, poolclass=sa.NullPool)
-        with patient.begin() as connection:
+        with self.engine.begin() as connection, self.patience(connection, _MIGRATION_SILENCE):
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCKS, _MIGRATION_LOCK)))
             return prepare(connection, self.name)
-
-    def _connect_patiently(self) -> Connection:
-        connection = self.connect()
-        connection.silence = _MIGRATION_SILENCE
-        return connection
-
-
-def _engine(**options: Any) -> sa.Engine:
-    """Make an engine; what its transactions do is right in READ COMMITTED, whatever the database's default is."""
-    # Without the last option it would ask the server for a type that we do not use.
-    return sa.create_engine(
-        "postgresql+psycopg://", isolation_level="READ COMMITTED", use_native_hstore=False, **options
-    )
 
 
 def _parameters(url: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class SqliteDatabase(Database):
     def __init__(self, file: str | Path) -> None:
         """Open, and make or migrate what is missing. Raises LedgerError."""
         self.path = Path(file)
-        self.name = str(self.path.absolute())
+        self.name = str(file)
         self.engine = sa.create_engine(f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_TIMEOUT})
         sa.event.listen(self.engine, "connect", _configure)
         sa.event.listen(self.engine, "begin", _begin)
@@ -163,15 +163,24 @@ def back_up(file: Path, copy: Path) -> None:
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         try:
             _copy(file, part)
-            os.link(part, copy)  # unlike a rename, it never replaces
+            _publish(part, copy)
         finally:
-            part.unlink()
+            part.unlink(missing_ok=True)
     except FileExistsError:
         raise LedgerError(f"{copy}: exists; a backup never replaces a file") from None
     except OSError as error:
         raise LedgerError(f"{copy}: {error.strerror}") from None
     except sqlite3.Error as error:
         raise LedgerError(f"store {file}: {error}") from None
+
+
+def _publish(part: Path, copy: Path) -> None:
+    """Give the finished file its name, which must be free."""
+    try:
+        os.link(part, copy)  # unlike a rename, it never replaces
+    except PermissionError:  # a file system without links, such as a USB stick's
+        with copy.open("xb"):
+            os.replace(part, copy)
 
 
 def _copy(file: Path, part: Path) -> None:
