@@ -460,7 +460,8 @@ def _got(value: object, where: str) -> str:
     if where.endswith("credential"):
         return ""
     if isinstance(value, str) and where.lower().endswith(("store.url", "store__url")):
-        value = re.sub(r"(?s)(//|^)(?!/).*[:@].*", r"\1…", value.partition("?")[0])
+        scheme, rest = re.findall(r"(?s)\A([a-z]*:?//)?(.*)", value.partition("?")[0])[0]
+        value = scheme + ("…" if re.search("[:@]", rest) else rest)
     return f", got {_shown(value)}"
 
 

@@ -79,7 +79,7 @@ def test_a_project_without_sessions_is_named(capsys):
     [
         (["--project", "x"], "--project expects six characters A-Z 0-9, got 'x'"),
         (["--since", "yesterday"], "--since expects a day such as 2026-01-31, .*, got 'yesterday'"),
-        (["--until", "1" * 8], "--until expects a day .*"),
+        (["--until", "12345"], "--until expects a day .*"),
         (["--since", "nan"], "--since expects a day .*"),
         (["--since", "2026-01-02", "--until", "2026-01-01"], "--since expects a moment before --until.*"),
         (["--since", "2999-01-01"], "--since expects a moment before --until, and not in the future"),
