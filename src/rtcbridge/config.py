@@ -293,6 +293,9 @@ class Pool(Struct, frozen=True, kw_only=True):
     stop_timeout: Seconds = 120.0
     destroy_timeout: Seconds = 120.0
     failed_timeout: Seconds = 60.0
+    breaker_failures: Annotated[int, Meta(ge=0, le=10_000)] = 5
+    breaker_pause: Seconds = 5.0
+    breaker_max_pause: Seconds = 300.0
     static: StaticOptions = StaticOptions()
     local: LocalOptions = LocalOptions()
     command: CommandOptions = CommandOptions()
@@ -383,18 +386,23 @@ def load(file: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     return config
 
 
-def override(pool: Pool, settings: Iterable[str], values: Mapping[str, object]) -> Pool:
+RUN_TIME_SETTINGS = ("max_nodes", "min_ready", "beta", "idle_timeout", "stopped_reserve")
+"""What may be changed of a pool while the bridge runs: the policy, not what a node is or how long it may take."""
+
+
+def override(pool: Pool, values: Mapping[str, object]) -> Pool:
     """Put values over the settings of a pool.
 
     Args:
         pool: As the configuration has it.
-        settings: The names of those that may be changed.
         values: The new values by their names.
 
     Raises:
-        ConfigError: A name is none of these, or a value is not allowed.
+        ConfigError: A name is not of `RUN_TIME_SETTINGS`, a value is not allowed, or the pool makes no nodes.
     """
-    kinds = {field.name: field.type for field in msgspec.structs.fields(Pool) if field.name in settings}
+    if values and pool.provider == "static":
+        raise ConfigError("a static pool makes no nodes: it has nothing to change")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Pool) if field.name in RUN_TIME_SETTINGS}
     for name in values:
         if name not in kinds:
             raise ConfigError(f"{name}: no such setting; {_hint(name, kinds)}")

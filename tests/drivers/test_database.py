@@ -53,18 +53,6 @@ def test_openers_of_a_new_store_at_the_same_time_agree(store_url):
     assert len(set(secrets)) == 1
 
 
-def test_one_bridge_at_a_time_holds_a_store(store_url, monkeypatch):
-    monkeypatch.setattr("rtcbridge.drivers.ledger.watch.Hold._WAIT", 0.0)
-    with open_store(store_url) as store, open_store(store_url) as other:
-        assert not store.is_lost
-        with store.hold():
-            with pytest.raises(LedgerError, match=f"^another bridge runs on the store {re.escape(store.name)}$"):
-                other.hold().__enter__()
-            assert not store.is_lost
-        with other.hold():
-            assert not other.is_lost
-
-
 def test_what_cannot_be_opened_gives_one_line(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()

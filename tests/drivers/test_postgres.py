@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -343,6 +344,23 @@ async def test_a_deadlock_with_somebody_else_is_tried_again(url):
 
 
 # --- the right to be the only bridge ---
+
+
+def test_one_bridge_at_a_time_holds_a_store(url, monkeypatch):
+    monkeypatch.setattr("rtcbridge.drivers.ledger.watch.Hold._WAIT", 0.0)
+    with open_store(url) as store, open_store(url) as other:
+        assert other.holder() is None
+        with store.hold() as announce:
+            assert other.holder() == ""
+            announce("here")
+            assert other.holder() == "here"
+            with pytest.raises(LedgerError, match=f"^another bridge runs on the store {re.escape(store.name)}$"):
+                other.hold().__enter__()
+            assert not store.is_lost
+            assert other.holder() == "here"
+        assert other.holder() is None
+        with other.hold():
+            assert store.holder() == "", "what the last one said is not said of this one"
 
 
 async def test_the_right_to_a_store_outlives_a_restart_of_the_server(postgres, url):

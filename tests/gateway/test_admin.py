@@ -10,7 +10,7 @@ import httpx
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.bridges import STATIC, Running, running
+from gateway.bridges import Running, running
 from rtcbridge.config import CommandOptions, Nodes, Pool
 from rtcbridge.drivers.ledger import LedgerReader, admin_token, open_store
 from rtcbridge.gateway.recent import WINDOW, RecentCount, Throttle
@@ -194,11 +194,12 @@ async def test_pools_nodes_and_sessions(tmp_path: Path) -> None:
                 "load": 0.25,
                 "stats": {"fps": 30},
                 "epoch": 1,
+                "order": "",
                 "reason": "",
                 "labels": labels,
             }
-            first, second = (await got(api, "/sessions"))["items"]
-            assert began - 1 < first["since"] <= second["since"] < time.time()
+            second, first = sorted((await got(api, "/sessions"))["items"], key=lambda row: str(row["state"]))
+            assert began - 1 < first["since"] < time.time()
             assert first["id"] in node.sessions
             assert (first["node"], first["project"], first["state"]) == ("node-1", "TEST01", "live")
             assert (first["connected"], first["position"], first["eta"]) == (True, None, None)
@@ -492,6 +493,20 @@ async def test_a_change_that_cannot_be_stored_is_not_made(tmp_path: Path) -> Non
 # --- nodes ---
 
 
+async def test_why_no_nodes_are_made_is_shown(tmp_path: Path) -> None:
+    broken = Pool(
+        name="default",
+        provider="command",
+        max_nodes=9,
+        min_ready=9,
+        command=CommandOptions(create="echo no GPU today >&2; false", start="true", stop="true", destroy="true"),
+    )
+    async with running(tmp_path, pools=(broken,)) as bridge, bridge.admin() as api:
+        shown = await seen(api, "/pools/default", lambda pool: pool["breaker"])
+        assert shown["breaker"].startswith("the provider keeps failing, and it is tried again in ")
+        assert "no GPU today" in shown["breaker"]
+
+
 async def test_a_nodes_life_by_hand(tmp_path: Path) -> None:
     async with running(tmp_path, nodes=SLOW, **elastic(min_ready=1, max_nodes=1)) as bridge, bridge.admin() as api:
         answer = await seen(api, "/nodes", lambda answer: answer["items"] and answer["items"][0]["state"] == "booting")
@@ -525,28 +540,37 @@ async def test_a_nodes_life_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize("action", ["stop", "destroy"])
 async def test_the_clients_of_a_node_that_is_stopped_go_to_the_front_of_the_line(tmp_path: Path, action: str) -> None:
     async with (
-        running(tmp_path, nodes=SLOW, pools=(STATIC,)) as bridge,
+        running(tmp_path, nodes=SLOW, **elastic(min_ready=1, max_nodes=1)) as bridge,
         bridge.admin() as api,
-        bridge.node() as node,
         bridge.client() as client,
         bridge.client() as later,
     ):
-        await client.start_session()
-        await later.send("session_start")
-        await later.expect("node_status", status="full")
-        await posted(api, f"/nodes/node-1/{action}")
-        await client.expect("error", message="The node was lost.")
-        await client.expect("node_status", status="full")
-        assert await node.closed() == 1012
-        rows = (await got(api, "/sessions"))["items"]
-        assert sorted(row["position"] for row in rows) == [1, 2]
-        async with bridge.node(node="node-2"):
-            await client.expect("node_status", status="waiting")
+        answer = await seen(api, "/nodes", lambda answer: answer["items"] and answer["items"][0]["state"] == "booting")
+        id = answer["items"][0]["id"]
+        async with FakeNode(bridge.url, bridge.keys.node_token(id), node=id) as node:
+            await client.start_session()
+            await later.send("session_start")
+            await later.expect("node_status", status="full")
+            await posted(api, f"/nodes/{id}/{action}")
+            await client.expect("error", message="The node was lost.")
+            await client.expect("node_status")
+            assert await node.closed() == 1012
+            _, rejoined = (await got(api, "/sessions"))["items"]
+            assert rejoined["position"] == 1, "before the one that came earlier"
+            if action == "stop":
+                shown = await seen(api, f"/nodes/{id}", lambda row: row["state"] == "stopped")
+                assert shown["order"] == "stop"
+                await posted(api, f"/nodes/{id}/start")
+                await node.connect()
+                await client.expect("node_status", status="waiting")
 
 
 async def test_what_cannot_be_done_is_one_clear_error(tmp_path: Path) -> None:
     async with running(tmp_path) as bridge, bridge.admin() as api, bridge.node():
         assert refusal(await api.post("/nodes/n/drain")) == (404, "There is no node 'n'.")
+        status, error = refusal(await api.post("/nodes/node-1/stop"))
+        assert status == 409
+        assert error.startswith("node node-1 was started by hand: ")
         assert refusal(await api.post("/nodes/node-1/explode")) == (
             404,
             "Nodes have no explode: expected destroy, drain, start, stop.",

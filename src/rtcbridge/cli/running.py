@@ -3,13 +3,15 @@
 import asyncio
 import errno
 import gc
+import os
 import signal
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from rtcbridge.cli import CommandError
+from rtcbridge.cli.lock import RunningBridge, held_store
 from rtcbridge.config import Config
-from rtcbridge.drivers.ledger import Database, KeyStore, SessionLedger, open_store
+from rtcbridge.drivers.ledger import Database, KeyStore, SessionLedger
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
 
@@ -36,13 +38,19 @@ def run_bridge(
         until: The signals that end it.
 
     Raises:
-        CommandError: The address cannot be had, or a TLS file cannot be used.
-        LedgerError: The store cannot be opened, or another bridge runs on it.
+        CommandError: The address cannot be had, a TLS file cannot be used, or another bridge has the store.
+        LedgerError: The store cannot be opened, or another bridge has it.
     """
-    with open_store(config.store.url) as store, store.hold():
+    with held_store(config) as (store, announce):
         keys = KeyStore(store)
+
+        def listens(server: Server) -> None:
+            tls = config.server.tls_cert
+            announce(RunningBridge(config.local_url(server.listener.port), os.path.abspath(tls) if tls else ""))
+            ready(server)
+
         try:
-            _run(_serve(config, store, keys, credential(keys), ready, after, until))
+            _run(_serve(config, store, keys, credential(keys), listens, after, until))
         finally:
             keys.close()
 

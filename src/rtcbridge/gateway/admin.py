@@ -3,9 +3,10 @@
 Everything runs on the event loop and walks what it shows once; answers come in pages, so that none takes long.
 """
 
-import heapq
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from enum import Enum
 from importlib.metadata import version
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -21,12 +22,15 @@ from starlette.types import ASGIApp
 
 from rtcbridge.config import ConfigError
 from rtcbridge.core.events import Cancelled, Source
+from rtcbridge.core.node import NodeState
 from rtcbridge.core.pool import Pool
+from rtcbridge.core.session import State
 from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.overrides import Overrides
 from rtcbridge.gateway.recent import Throttle
-from rtcbridge.gateway.views import Views
+from rtcbridge.gateway.viewer import Viewer
+from rtcbridge.gateway.views import BridgeView, PoolView
 from rtcbridge.ports import LedgerError
 
 log = structlog.get_logger(__name__)
@@ -43,6 +47,7 @@ MAX_PAGE_BYTES = 4 * 1024 * 1024
 _PAGE = 100
 _NODE_ACTIONS = frozenset({"drain", "stop", "start", "destroy"})
 _T = TypeVar("_T")
+_States = TypeVar("_States", bound=Enum)
 _Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -51,7 +56,11 @@ class _EndSession(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Page(NamedTuple):
-    """What part of a list is asked for: `limit` ids behind `after`, in rising or falling order."""
+    """What part of a list is asked for: `limit` ids behind `after`, in rising or falling order.
+
+    The cursor is an id and no place, so that nothing is missed or shown twice when others come and go. Ids of
+    sessions begin with their time: those of a dict are nearly sorted already, which makes sorting them cheap.
+    """
 
     limit: int
     after: str
@@ -59,10 +68,12 @@ class _Page(NamedTuple):
 
     def choose(self, ids: Iterable[str]) -> list[str]:
         """Return the ids of this page, and one more if there are more."""
-        after = self.after
+        every = sorted(ids)
         if self.newest:
-            return heapq.nlargest(self.limit + 1, (id for id in ids if not after or id < after))
-        return heapq.nsmallest(self.limit + 1, (id for id in ids if id > after))
+            end = bisect_left(every, self.after) if self.after else len(every)
+            return every[max(0, end - self.limit - 1) : end][::-1]
+        start = bisect_right(every, self.after)
+        return every[start : start + self.limit + 1]
 
     def answer(self, ids: list[str], show: Callable[[str], Struct]) -> Response:
         """Make the answer: the items, and where the next page begins."""
@@ -150,60 +161,63 @@ class Admin:
 
     async def _info(self, request: Request) -> Response:
         bridge = self._bridge
-        return _json(
-            msgspec.json.encode(
-                {
-                    "version": version("rtcbridge"),
-                    "started": self._began,
-                    "now": bridge.wall(),
-                    "pools": len(bridge.pools),
-                    "nodes": len(bridge.nodes),
-                    "sessions": len(bridge.sessions),
-                    "clients": len(bridge.clients),
-                }
-            )
+        view = BridgeView(
+            version=version("rtcbridge"),
+            started=self._began,
+            now=bridge.wall(),
+            pools=len(bridge.pools),
+            nodes=len(bridge.nodes),
+            sessions=len(bridge.sessions),
+            clients=len(bridge.clients),
         )
+        return _json(msgspec.json.encode(view))
 
     async def _pools(self, request: Request) -> Response:
-        views = Views(self._bridge)
-        pools = [views.pool(pool, self.overrides.of(pool)) for pool in self._bridge.pools.values()]
+        viewer = Viewer(self._bridge)
+        pools = [self._view(viewer, pool) for pool in self._bridge.pools.values()]
         return _json(msgspec.json.encode({"items": pools, "next": None}))
+
+    def _view(self, viewer: Viewer, pool: Pool) -> PoolView:
+        pause = self.actions.pause(pool.spec.name) if self.actions else ""
+        return viewer.pool(pool, self.overrides.of(pool), pause)
 
     async def _one_pool(self, request: Request) -> Response:
         return self._shown_pool(self._pool(request))
 
     def _shown_pool(self, pool: Pool) -> Response:
-        return _json(msgspec.json.encode(Views(self._bridge).pool(pool, self.overrides.of(pool))))
+        return _json(msgspec.json.encode(self._view(Viewer(self._bridge), pool)))
 
     async def _nodes(self, request: Request) -> Response:
-        bridge, views, page = self._bridge, Views(self._bridge), _page(request)
-        pool, state = self._named_pool(request), request.query_params.get("state")
+        bridge, viewer, page = self._bridge, Viewer(self._bridge), _page(request)
+        pool, state = self._named_pool(request), _state(request, NodeState)
         ids = [
-            id for id, (its, node) in bridge.nodes.items() if pool in (None, its) and state in (None, node.state.value)
+            id
+            for id, (its, node) in bridge.nodes.items()
+            if (pool is None or its is pool) and (state is None or node.state is state)
         ]
-        return page.answer(page.choose(ids), lambda id: views.node(bridge.nodes[id][1]))
+        return page.answer(page.choose(ids), lambda id: viewer.node(bridge.nodes[id][1]))
 
     async def _one_node(self, request: Request) -> Response:
         _, node = _found(self._bridge.nodes, request.path_params["node"], "node")
-        return _json(msgspec.json.encode(Views(self._bridge).node(node)))
+        return _json(msgspec.json.encode(Viewer(self._bridge).node(node)))
 
     async def _sessions(self, request: Request) -> Response:
-        bridge, views, page = self._bridge, Views(self._bridge), _page(request)
+        bridge, viewer, page = self._bridge, Viewer(self._bridge), _page(request)
         pool, query = self._named_pool(request), request.query_params
-        node, state, project = query.get("node"), query.get("state"), query.get("project")
+        node, state, project = query.get("node"), _state(request, State), query.get("project")
         ids = [
             id
             for id, entry in bridge.sessions.items()
-            if pool in (None, entry.pool)
-            and node in (None, entry.session.node)
-            and state in (None, entry.session.state.value)
-            and project in (None, entry.project)
+            if (pool is None or entry.pool is pool)
+            and (node is None or entry.session.node == node)
+            and (state is None or entry.session.state is state)
+            and (project is None or entry.project == project)
         ]
-        return page.answer(page.choose(ids), lambda id: views.session(bridge.sessions[id]))
+        return page.answer(page.choose(ids), lambda id: viewer.session(bridge.sessions[id]))
 
     async def _one_session(self, request: Request) -> Response:
         entry = _found(self._bridge.sessions, request.path_params["session"], "session")
-        return _json(msgspec.json.encode(Views(self._bridge).session(entry)))
+        return _json(msgspec.json.encode(Viewer(self._bridge).session(entry)))
 
     # --- what may be done ---
 
@@ -215,19 +229,19 @@ class Admin:
         if self.actions is None:
             raise HTTPException(503, "The bridge is starting.")
         try:
-            getattr(self.actions, action)(id)
+            await getattr(self.actions, f"{action}_node")(id)
         except ActionError as error:
             self._audit(request, f"{action} node", node=id, refused=str(error))
-            raise HTTPException(409, str(error)) from None
+            raise HTTPException(409 if error.found else 404, str(error)) from None
         self._audit(request, f"{action} node", node=id)
-        return _json(msgspec.json.encode(Views(self._bridge).node(node)))
+        return _json(msgspec.json.encode(Viewer(self._bridge).node(node)))
 
     async def _end(self, request: Request) -> Response:
         asked = await _body(request, _EndSession)
         id = request.path_params["session"]
         entry = _found(self._bridge.sessions, id, "session")
         reason = "ended by the operator" + (f": {asked.reason}" if asked.reason else "")
-        view = Views(self._bridge).session(entry)
+        view = Viewer(self._bridge).session(entry)
         self._bridge.deliver(entry, Source.OPERATOR, Cancelled(reason))
         self._audit(request, "end session", session=id, node=view.node, reason=asked.reason)
         return _json(msgspec.json.encode(msgspec.structs.replace(view, state=entry.session.state.value)))
@@ -281,6 +295,17 @@ def _page(request: Request) -> _Page:
     if order not in ("oldest", "newest"):
         raise HTTPException(400, f"order: expected oldest or newest, got {_shown(order)}")
     return _Page(int(text), query.get("after", ""), order == "newest")
+
+
+def _state(request: Request, states: type[_States]) -> _States | None:
+    name = request.query_params.get("state")
+    if name is None:
+        return None
+    try:
+        return states(name)
+    except ValueError:
+        names = ", ".join(state.value for state in states)
+        raise HTTPException(400, f"state: expected one of {names}, got {_shown(name)}") from None
 
 
 async def _body(request: Request, kind: type[_T]) -> _T:

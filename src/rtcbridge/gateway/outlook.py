@@ -1,4 +1,4 @@
-"""What a pool can say of its line and of its prospects. The one place where the admin API asks for it."""
+"""What a pool can say of its line. The one place where the admin API asks for it."""
 
 from collections.abc import Mapping
 
@@ -15,11 +15,6 @@ def positions(pool: Pool) -> Mapping[str, int]:
     return {session: place for place, session in enumerate(pool.line, start=1)}
 
 
-def eta(pool: Pool, session: str | None, now: float) -> float | None:
-    """Seconds until a session that waits gets a slot, or one that would come now (None); None if nobody can tell."""
-    return None
-
-
-def breaker(pool: Pool, now: float) -> str | None:
-    """Why no nodes are made or started at the moment; None if they may be."""
+def eta(pool: Pool, session: str, now: float) -> float | None:
+    """Seconds until a session that waits gets a slot; None if nobody can tell. `now` is on the bridge's clock."""
     return None

@@ -15,9 +15,6 @@ from rtcbridge.ports import OverrideRow
 
 log = structlog.get_logger(__name__)
 
-SETTINGS = ("max_nodes", "min_ready", "beta", "idle_timeout", "stopped_reserve")
-"""What may be changed: the policy, not what a node is or how long its provider may take."""
-
 
 class Overrides:
     """What is changed, pool by pool.
@@ -83,9 +80,7 @@ class Overrides:
         """The pool as it would be with these values over its configuration. Raises ConfigError."""
         config = self._bridge.config.pool(pool.spec.name)
         assert config is not None, "every pool has its table"
-        if values and not pool.spec.elastic:
-            raise ConfigError("a static pool makes no nodes: it has nothing to change")
-        return override(config, SETTINGS, values).spec()
+        return override(config, values).spec()
 
     def _put(self, pool: Pool, values: dict[str, float], spec: PoolSpec) -> None:
         self._values[pool.spec.name] = values

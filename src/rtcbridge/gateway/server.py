@@ -32,7 +32,12 @@ class Server:
         ledger: Keeps nodes and sessions across restarts.
         providers: The provider of each pool, by the pool's name.
         demo_credential: A key that the page is given without being asked for one, over loopback only.
+
+    Attributes:
+        actions: What people may do to nodes; there once it is started.
     """
+
+    actions: Actions
 
     def __init__(
         self,
@@ -74,8 +79,9 @@ class Server:
         await self.listener.start(server.host, server.port, tls)
         url = self.config.node_url(self.listener.port)
         self._reconciler = Reconciler(self.bridge, self._providers, url)
+        self.actions = Actions(self.bridge, self._reconciler)
+        self._admin.actions = self.actions
         self._reconciler.start()
-        self._admin.actions = Actions(self.bridge, self._reconciler)
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
 

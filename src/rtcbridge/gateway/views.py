@@ -1,18 +1,21 @@
 """What the admin API shows of pools, nodes and sessions. Times are Unix seconds, durations are seconds."""
 
-from collections import Counter
 from collections.abc import Mapping
-from math import inf
 from typing import Any
 
 from msgspec import Struct
 
-from rtcbridge.core.node import COMING, Node, NodeState
-from rtcbridge.core.pool import Pool
-from rtcbridge.gateway import outlook
-from rtcbridge.gateway.bridge import Bridge, Entry, declared_model
 
-_STOPPED = frozenset({NodeState.STOPPING, NodeState.STOPPED})
+class BridgeView(Struct, frozen=True, kw_only=True):
+    """The bridge itself, in sums."""
+
+    version: str
+    started: float
+    now: float
+    pools: int
+    nodes: int
+    sessions: int
+    clients: int  # whose sockets are up
 
 
 class Override(Struct, frozen=True, kw_only=True):
@@ -42,7 +45,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     stopped: int  # slots of nodes that are stopped, or being stopped
     waiting: int  # clients in line
     waiting_since: float | None  # when the first of them came
-    eta: float | None  # until one who came now would get a slot, if somebody can tell
+    eta: float | None  # until the first of them gets a slot, if anybody can tell
     starts: int  # sessions that began within the last minute
     breaker: str | None  # why no nodes are made or started at the moment
 
@@ -63,6 +66,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     load: float | None  # 0 to 1, by its last heartbeat
     stats: dict[str, Any] | None  # the same
     epoch: int
+    order: str  # what somebody wants of it, whatever the pool's policy says: "stop", "destroy", or nothing
     reason: str
     labels: Mapping[str, Any]
 
@@ -79,105 +83,3 @@ class SessionView(Struct, frozen=True, kw_only=True):
     connected: bool  # its client's socket is up
     position: int | None = None  # in line, from 1
     eta: float | None = None
-
-
-class Views:
-    """Makes them. A call may look at every node of a pool or at its whole line, so make one for a whole answer.
-
-    Args:
-        bridge: What is shown.
-    """
-
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
-        self._now = bridge.clock()
-        self._epoch = bridge.wall() - self._now  # of the monotonic clock, in Unix seconds
-        self._lines: dict[str, Mapping[str, int]] = {}
-
-    def pool(self, pool: Pool, overrides: dict[str, Override]) -> PoolView:
-        """Show a pool."""
-        spec, provider = pool.spec, self._bridge.config.pool(pool.spec.name)
-        slots = Counter[str]()
-        states = Counter[str]()
-        for node in pool.nodes.values():
-            states[node.state.value] += 1
-            if node.state in COMING:
-                slots["coming"] += node.capacity
-            elif node.state in _STOPPED:
-                slots["stopped"] += node.capacity
-            elif node.linked:
-                slots["free"] += node.free
-        first = outlook.first(pool)
-        return PoolView(
-            name=spec.name,
-            provider=provider.provider if provider else "",
-            model=declared_model(pool),
-            slots=spec.slots,
-            min_ready=spec.min_ready,
-            beta=spec.beta,
-            max_nodes=spec.max_nodes if spec.elastic else None,
-            idle_timeout=spec.idle_timeout,
-            stopped_reserve=spec.stopped_reserve,
-            overrides=overrides,
-            nodes=dict(states),
-            sessions=len(pool.holders),
-            free=slots["free"],
-            coming=slots["coming"],
-            stopped=slots["stopped"],
-            waiting=len(pool.line),
-            waiting_since=born(first) if first is not None else None,
-            eta=outlook.eta(pool, None, self._now),
-            starts=self._bridge.starts[spec.name].total(self._now),
-            breaker=outlook.breaker(pool, self._now),
-        )
-
-    def node(self, node: Node) -> NodeView:
-        """Show a node."""
-        link = self._bridge.links.get(node.id)
-        return NodeView(
-            id=node.id,
-            pool=node.spec.name,
-            managed=node.managed,
-            state=node.state.value,
-            since=self._wall(node.since),
-            deadline=None if node.deadline == inf else self._wall(node.deadline),
-            started=node.started,
-            capacity=node.capacity,
-            sessions=len(node.sessions),
-            linked=node.linked,
-            load=link.load if link else None,
-            stats=link.stats if link else None,
-            epoch=node.epoch,
-            reason=node.reason,
-            labels=node.labels,
-        )
-
-    def session(self, entry: Entry) -> SessionView:
-        """Show a session."""
-        session, pool = entry.session, entry.pool
-        name = pool.spec.name
-        position = eta = None
-        if session.id in pool.line:
-            if name not in self._lines:
-                self._lines[name] = outlook.positions(pool)
-            position = self._lines[name].get(session.id)
-            eta = outlook.eta(pool, session.id, self._now)
-        return SessionView(
-            id=session.id,
-            pool=name,
-            node=session.node,
-            project=entry.project,
-            state=session.state.value,
-            since=born(session.id),
-            connected=entry.client is not None,
-            position=position,
-            eta=eta,
-        )
-
-    def _wall(self, moment: float) -> float:
-        return round(moment + self._epoch, 3)
-
-
-def born(session: str) -> float:
-    """When a session came: its id begins with that. Unix seconds."""
-    return int(session[:12], 16) / 1000

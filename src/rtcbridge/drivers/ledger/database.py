@@ -84,13 +84,9 @@ class Database(abc.ABC):
     def announce_keys(self, connection: sa.Connection) -> None:
         """Let feeds of other processes hear, once the transaction is committed, that keys changed."""
 
-    @abc.abstractmethod
-    def hold(self) -> AbstractContextManager[None]:
-        """Hold the right to run the only bridge on this store: two would fight over its nodes. Raises LedgerError."""
-
     @property
     def is_lost(self) -> bool:
-        """True while the right that `hold` gave is lost: nodes are another bridge's to decide on."""
+        """True while the right to run the one bridge on this store is lost: nodes are another's to decide on."""
         return False
 
     @abc.abstractmethod

@@ -5,9 +5,10 @@ dialled again, and what tells of changed keys has a thread and a connection of i
 """
 
 import contextlib
+import logging
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, TypeVar
 
 import psycopg
@@ -17,6 +18,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import psycopg as dialect
 
 from rtcbridge.drivers.ledger.database import Database, Insert, is_current, prepare
+from rtcbridge.drivers.ledger.schema import meta
 from rtcbridge.drivers.ledger.watch import Hold, PostgresKeyFeed
 from rtcbridge.ports import LedgerError
 
@@ -26,12 +28,14 @@ _MIGRATION_SILENCE = 600.0  # a step may rewrite a large ledger, or wait for ano
 _IN_TRANSACTION = "15s"  # a bridge that freezes in a transaction holds its locks no longer
 CHANNEL = "rtcbridge_keys"
 _LOCKS = 0x72746362  # "rtcb": the first half of this program's advisory locks
-_MIGRATION_LOCK = 1
-BRIDGE_LOCK = 2
+_MIGRATION_LOCK = (_LOCKS, 1)
+_BRIDGE_LOCK = (_LOCKS, 2)
+_BRIDGE = "bridge"  # the row of `meta` in which the holder of that lock says where it listens
 
 # Ours, not the driver's: it neither needs a connection nor changes with one.
 _DIALECT = dialect.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
 _T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 
 class Connection(psycopg.Connection[Any]):
@@ -128,19 +132,55 @@ class PostgresDatabase(Database):
         connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold an advisory lock, on a connection that is kept up. Raises LedgerError if another bridge has it."""
-        hold = Hold(self.connect, self.name, (_LOCKS, BRIDGE_LOCK))
+    def hold(self) -> Iterator[Callable[[str], None]]:
+        """Hold the right to run the one bridge on this store: an advisory lock, on a connection that is kept up.
+
+        Yields:
+            A function that stores what `holder` then returns.
+
+        Raises:
+            LedgerError: another bridge has it.
+        """
+        hold = Hold(self.connect, self.name, _BRIDGE_LOCK)
         try:
             hold.start()
         except psycopg.Error as error:
             raise self.error(error) from None
         self._hold = hold
         try:
-            yield
+            self._announce("")  # what a bridge that was killed has left
+            yield self._announce
+            self._announce("")
         finally:
-            hold.close()
             self._hold = None
+            hold.close()
+
+    def holder(self) -> str | None:
+        """Return what the bridge that holds the store has said of itself; None if there is none. Raises LedgerError."""
+        group, number = _BRIDGE_LOCK
+        mine = sa.text("SELECT oid FROM pg_database WHERE datname = current_database()").columns(sa.column("oid"))
+        locks = sa.table("pg_locks", *map(sa.column, ("locktype", "database", "classid", "objid", "granted")))
+        held = sa.select(sa.literal(1)).where(
+            locks.c.locktype == "advisory",
+            locks.c.database == mine.scalar_subquery(),
+            locks.c.classid == sa.cast(sa.literal(group), postgresql.OID),
+            locks.c.objid == sa.cast(sa.literal(number), postgresql.OID),
+            locks.c.granted,
+        )
+        if not self.read(held):
+            return None
+        rows = self.read(sa.select(meta.c.value).where(meta.c.name == _BRIDGE))
+        return str(rows[0]["value"]) if rows else ""
+
+    def _announce(self, text: str) -> None:
+        row = postgresql.insert(meta).values(name=_BRIDGE, value=text)
+        try:
+            with self.engine.begin() as connection:
+                connection.execute(
+                    row.on_conflict_do_update(index_elements=["name"], set_={"value": row.excluded.value})
+                )
+        except sa.exc.DBAPIError as error:  # commands do not find the bridge then; it works all the same
+            logger.warning("%s", self.error(error))
 
     @property
     def is_lost(self) -> bool:
@@ -179,7 +219,7 @@ class PostgresDatabase(Database):
             if is_current(connection):
                 return prepare(connection, self.name)
         with self.engine.begin() as connection, self.patience(connection, _MIGRATION_SILENCE):
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCKS, _MIGRATION_LOCK)))
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(*_MIGRATION_LOCK)))
             return prepare(connection, self.name)
 
 

@@ -1,12 +1,10 @@
 """The store in one SQLite file, in WAL mode: any number of processes read it, one at a time writes."""
 
 import contextlib
-import fcntl
 import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -61,23 +59,6 @@ class SqliteDatabase(Database):
 
     def announce_keys(self, connection: sa.Connection) -> None:
         """Nothing is to be done: every commit changes the file's `data_version`."""
-
-    @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Hold the lock of the file beside the store. Raises LedgerError if another bridge has it."""
-        path = self.path.with_name(f"{self.path.name}.lock")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise LedgerError(f"{path}: {error.strerror}") from None
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise LedgerError(f"another bridge runs on the store {self.name}") from None
-            yield
-        finally:
-            os.close(descriptor)
 
     def is_rows_fault(self, error: Exception) -> bool:
         """Say whether the values are at fault and not the disk."""
