@@ -13,12 +13,19 @@ pytest.register_assert_rewrite("drivers.contract")
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL server, the same for all tests that ask for one."""
+def _postgres() -> Iterator[PostgresServer]:
     if (bin := programs()) is None:
         pytest.skip("POSTGRESQL TESTS SKIPPED: not installed: apt-get install postgresql")
     with postgres_server(bin) as server:
         yield server
+
+
+@pytest.fixture
+def postgres(_postgres: PostgresServer) -> PostgresServer:
+    """A PostgreSQL server that runs, the same for all tests that ask for one."""
+    if not _postgres.runs:
+        _postgres.start()
+    return _postgres
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])

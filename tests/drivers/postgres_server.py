@@ -70,6 +70,10 @@ class PostgresServer:
         """The address of a database, by way of a proxy's port if there is one."""
         return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port or self.port}/{database}"
 
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start it, and return when it takes connections."""
         with (self._data / "log").open("ab") as log:
@@ -150,6 +154,6 @@ def postgres_server(bin: Path) -> Iterator[PostgresServer]:
         server.start()
         yield server
     finally:
-        if server is not None and server._process is not None and server._process.poll() is None:
+        if server is not None and server.runs:
             server.kill()
         shutil.rmtree(folder)
