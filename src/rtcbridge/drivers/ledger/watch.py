@@ -88,7 +88,7 @@ class Watch(abc.ABC):
                 pause = _FIRST_PAUSE
                 with contextlib.closing(connection):
                     self._follow(connection)
-            except (psycopg.Error, LedgerError, OSError) as error:
+            except Exception as error:  # whatever it is, keys must be heard of again
                 if pause == _FIRST_PAUSE and not self._closing:
                     logger.error("store %s: %s", self._name, " ".join(str(error).split()))
                 self._ended()
