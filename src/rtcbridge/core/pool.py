@@ -14,6 +14,8 @@ from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeSta
 from rtcbridge.core.spec import PoolSpec
 from rtcbridge.core.tally import Tally, ordered_step
 
+_GOING = frozenset({NodeState.FAILED, NodeState.TERMINATING})
+
 Verdict: TypeAlias = tuple[str, PoolEvent]  # a session's id, and what the pool says to it
 
 
@@ -237,6 +239,8 @@ class Pool:
         steps += [Step(id, event) for id, node in tally.ordered.items() if (event := ordered_step(node))]
         if not self.spec.elastic:
             return steps
+        if excess := self._excess():
+            return steps + excess  # the next plan goes on without them
         demand = len(self.line) + tally.sessions
         missing = policy.target(demand, self.spec.min_ready, self.spec.beta) + self._useless() - tally.capacity
         return steps + (self._more(missing) if missing > 0 else self._less(-missing, now))
@@ -246,6 +250,15 @@ class Pool:
         excluded = {waiter.exclude for waiter in self.line.excluding.values()}
         shares = [self._tally.share(node) for node in excluded]
         return sum(max(0, share.capacity - share.sessions) for share in shares)
+
+    def _excess(self) -> list[Create | Step]:
+        """Stopped nodes beyond `max_nodes`, which was made smaller: the longest stopped go. Nothing that runs does."""
+        excess = len(self.nodes) - self.spec.max_nodes
+        if excess <= 0 or not self._tally.stopped:
+            return []
+        excess -= sum(node.state in _GOING or node.order is Order.DESTROY for node in self.nodes.values())
+        stopped = sorted(self._tally.stopped.values(), key=lambda node: (node.since, node.id))
+        return [Step(node.id, NodeEvent.DESTROY) for node in stopped[: max(0, excess)]]
 
     def _more(self, missing: int) -> list[Create | Step]:
         steps: list[Create | Step] = []
