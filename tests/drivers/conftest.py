@@ -21,11 +21,13 @@ def _postgres() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def postgres(_postgres: PostgresServer) -> PostgresServer:
+def postgres(_postgres: PostgresServer) -> Iterator[PostgresServer]:
     """A PostgreSQL server that runs, the same for all tests that ask for one."""
     if not _postgres.runs:
         _postgres.start()
-    return _postgres
+    yield _postgres
+    if _postgres.runs:
+        _postgres.drop_databases()
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])

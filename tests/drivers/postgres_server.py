@@ -48,7 +48,8 @@ class PostgresServer:
         self._data = folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
         self._as_user: dict[str, object] = {}
-        self._databases = 0
+        self._databases: list[str] = []
+        self._made = 0
         if os.getuid() == 0:
             account = pwd.getpwnam("postgres" if "postgres" in {user.pw_name for user in pwd.getpwall()} else "nobody")
             self._as_user = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
@@ -108,10 +109,10 @@ class PostgresServer:
             assert time.monotonic() < deadline
             time.sleep(0.005)
 
-    def stop(self) -> None:
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it in good order, and roll back what its clients are in the midst of."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGINT)
+        self._process.send_signal(how)
         self._process.wait(PATIENCE)
 
     @contextlib.contextmanager
@@ -131,11 +132,20 @@ class PostgresServer:
 
     def new_database(self) -> str:
         """Make an empty database; return its address."""
-        self._databases += 1
-        name = f"test{self._databases}"
-        with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
+        self._made += 1
+        name = f"test{self._made}"
+        self._databases.append(name)
+        self._execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def drop_databases(self) -> None:
+        """Remove the databases, whoever is still connected: each has megabytes, and hundreds of files."""
+        while self._databases:
+            self._execute(f"DROP DATABASE {self._databases.pop()} WITH (FORCE)")
+
+    def _execute(self, statement: str) -> None:
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement.encode())
 
 
 def lives(process: psutil.Process) -> bool:
@@ -155,5 +165,5 @@ def postgres_server(bin: Path) -> Iterator[PostgresServer]:
         yield server
     finally:
         if server is not None and server.runs:
-            server.kill()
+            server.stop(signal.SIGQUIT)  # at once, but it removes its shared memory
         shutil.rmtree(folder)
