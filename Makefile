@@ -26,6 +26,7 @@ demo: ## set up and run everything on this machine: bridge, nodes, page
 test: ## set up what the tests need, check the code, and run all tests
 	@tools/setup.sh dev
 	@tools/chromium.sh
+	@tools/postgres.sh
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 	@$(BIN)/python -m pytest -m "browser or slow" $(ARGS)

@@ -51,7 +51,22 @@ PublicUrl = Annotated[
     str,
     Meta(pattern=r"^((ws|http)s?://[^\s/?#]+[^\s?#]*)?\Z", description="a ws:// or wss:// address"),
 ]
-SqliteUrl = Annotated[str, Meta(pattern=r"^sqlite:///[^\0?]+\Z", description="sqlite:///FILE")]
+_CHARACTER = r"([^\s\0%/?#@:\[\]]|%(?!00)[0-9A-Fa-f]{2})"  # of a part of a URL; others are written %40 and so on
+_PLACE = rf"({_CHARACTER}*|\[[0-9A-Fa-f:.]+\])(:\d{{1,5}})?"
+StoreUrl = Annotated[
+    str,
+    Meta(
+        pattern=(
+            r"^(sqlite:///[^\0?]+"
+            rf"|postgres(ql)?://({_CHARACTER}+(:({_CHARACTER}|:)*)?@)?{_PLACE}(,{_PLACE})*/{_CHARACTER}+"
+            rf"(\?[a-z_]+=({_CHARACTER}|[/:@])*(&[a-z_]+=({_CHARACTER}|[/:@])*)*)?)\Z"
+        ),
+        description=(
+            "sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+            " (with %40 for @, %2F for /, %25 for % and so on in the password)"
+        ),
+    ),
+]
 EngineUrl = Annotated[str, Meta(pattern=r"^memory://\Z", description="memory:// (the only engine of this version)")]
 IceUrl = Annotated[
     str,
@@ -187,12 +202,12 @@ class Nodes(Struct, frozen=True, kw_only=True):
 class Store(Struct, frozen=True, kw_only=True):
     """`[store]`: the durable part: keys, nodes, and the ledger of sessions."""
 
-    url: SqliteUrl = "sqlite:///rtcbridge.db"
+    url: StoreUrl = "sqlite:///rtcbridge.db"
 
     @property
-    def path(self) -> Path:
-        """The file of the SQLite database."""
-        return Path(self.url.removeprefix("sqlite:///"))
+    def path(self) -> Path | None:
+        """The file of the SQLite database; None for PostgreSQL."""
+        return Path(self.url.removeprefix("sqlite:///")) if self.url.startswith("sqlite:") else None
 
 
 class Engine(Struct, frozen=True, kw_only=True):
@@ -587,8 +602,17 @@ def _convert(value: Any, info: inspect.Type, kind: Any, where: str) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        got = "" if _SECRET.search(where) else f", got {_shown(value)}"
-        raise ConfigError(f"{where}: expected {_expected(info)}{got}") from None
+        raise ConfigError(f"{where}: expected {_expected(info)}{_got(value, where)}") from None
+
+
+def _got(value: object, where: str) -> str:
+    """What was found instead, without what may be a password."""
+    if _SECRET.search(where):
+        return ""
+    if isinstance(value, str) and where.lower().endswith(("store.url", "store__url", "engine.url", "engine__url")):
+        scheme, rest = re.findall(r"(?s)\A([a-z]*:?//)?(.*)", value.partition("?")[0])[0]
+        value = scheme + ("…" if re.search("[:@]", rest) else rest)
+    return f", got {_shown(value)}"
 
 
 def _item(where: str, index: int, item: object) -> str:
@@ -702,7 +726,7 @@ def _rebase(config: Config, folder: Path) -> Config:
     return replace(
         config,
         server=replace(server, tls_cert=moved(server.tls_cert), tls_key=moved(server.tls_key)),
-        store=Store(url=f"sqlite:///{folder / config.store.path}"),
+        store=Store(url=f"sqlite:///{folder / path}") if (path := config.store.path) else config.store,
         pools=tuple(rebased(pool) for pool in config.pools),
     )
 

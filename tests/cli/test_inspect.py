@@ -5,7 +5,7 @@ import pytest
 
 from rtcbridge.cli import main
 from rtcbridge.cli.table import span
-from rtcbridge.drivers.ledger import Database, SqliteLedger
+from rtcbridge.drivers.ledger import SessionLedger, open_store
 from rtcbridge.ports import NodeRow, OverrideRow, SessionRow
 
 CONFIG = """
@@ -24,8 +24,8 @@ async def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bridge.toml").write_text(CONFIG)
     now = time.time()
-    with Database(tmp_path / "rtcbridge.db") as database:
-        ledger = SqliteLedger(database)
+    with open_store(f"sqlite:///{tmp_path}/rtcbridge.db") as database:
+        ledger = SessionLedger(database)
         await ledger.save_node(
             NodeRow(id="n-1", pool="default", managed=True, state="READY", capacity=2, since=now - 130.5)
         )
@@ -114,8 +114,8 @@ def test_pools(capsys):
 
 
 async def test_pools_as_they_were_changed_at_run_time(tmp_path, capsys):
-    with Database(tmp_path / "rtcbridge.db") as database:
-        ledger = SqliteLedger(database)
+    with open_store(f"sqlite:///{tmp_path}/rtcbridge.db") as database:
+        ledger = SessionLedger(database)
         for pool, settings in (("default", '{"max_nodes":9}'), ("gpu", '{"max_nodes":9}'), ("old", "{}")):
             await ledger.save_override(OverrideRow(pool=pool, settings=settings, changed=1.0, key="1"))
         await ledger.close()

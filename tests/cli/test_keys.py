@@ -4,7 +4,7 @@ import re
 import pytest
 
 from rtcbridge.cli import main
-from rtcbridge.drivers.ledger import Database, SqliteKeys
+from rtcbridge.drivers.ledger import KeyStore, open_store
 from rtcbridge.ports import Identity
 
 
@@ -24,8 +24,8 @@ def made(capsys, *arguments):
 def test_a_clients_key_and_a_nodes(folder, capsys):
     client = made(capsys, "--project", "TEST01")
     node = made(capsys, "--node", "--pool", "default")
-    with Database(folder / "rtcbridge.db") as database:
-        keys = SqliteKeys(database)
+    with open_store(f"sqlite:///{folder}/rtcbridge.db") as database:
+        keys = KeyStore(database)
         assert keys.identify(client) == Identity("1", project="TEST01")
         assert keys.identify(node) == Identity("2", pool="default", is_node=True)
         keys.close()
@@ -36,8 +36,8 @@ def test_an_admins_key(folder, capsys):
     out, err = capsys.readouterr()
     assert re.fullmatch(r"ak_[A-Za-z0-9]{24}\n", out)
     assert err == f"Stored in {folder}/rtcbridge.db; the key is not shown again.\n"
-    with Database(folder / "rtcbridge.db") as database:
-        keys = SqliteKeys(database)
+    with open_store(f"sqlite:///{folder}/rtcbridge.db") as database:
+        keys = KeyStore(database)
         assert keys.identify_admin(out.strip()) == "1"
         keys.close()
     assert main(["keys", "list"]) == 0

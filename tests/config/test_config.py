@@ -231,7 +231,11 @@ def test_the_sample_names_the_keys_of_tables_that_it_has_not(table):
         ("[sessions]\nauth_timeout = 0", "expected a number above 0, at most 31536000, got 0"),
         ("[sessions]\nmax_session = nan", "sessions.max_session: expected a number from 0 to 31536000, got NaN"),
         ("[sessions]\nmax_session = inf", "expected a number from 0 to 31536000, got Infinity"),
-        ('[store]\nurl = "mysql://x"', 'store.url: expected sqlite:///FILE, got "mysql://x"'),
+        (
+            '[store]\nurl = "mysql://x"',
+            "store.url: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+            ' (with %40 for @, %2F for /, %25 for % and so on in the password), got "mysql://x"',
+        ),
         ('[engine]\nurl = "redis://x"', "engine.url: expected memory:// (the only engine of this version)"),
         ('[log]\nlevel = "loud"', 'log.level: expected one of debug, error, info, warning, got "loud"'),
         ("[ice]\nservers = [3]", "ice.servers[0]: expected a table, got 3"),
@@ -398,3 +402,50 @@ def test_the_process_environment_is_the_default(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("RTCBRIDGE_SERVER__PORT", "4242")
     assert config.load().server.port == 4242
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:pass@host/db",
+        "postgres://user:p%40s%2Fs:w@db.example.org:6432/rtc_bridge?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        "postgresql://user@a:5432,b:5433/db?target_session_attrs=read-write",
+        "postgresql://[::1]:5432/db",
+        "postgresql:///db?host=/run/postgresql&user=rtcbridge",
+        "postgresql://%2Frun%2Fpostgresql/db",
+    ],
+)
+def test_stores_in_postgresql(write, url):
+    file = write(f'[store]\nurl = "{url}"\n')
+    found = config.load(file, {})
+    assert (found.store.url, found.store.path) == (url, None)
+    assert config.load(None, {"RTCBRIDGE_STORE__URL": url}).store.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:se@cret@host/db",
+        "postgresql://user:se/cret@host/db",
+        "postgresql://user:se#cret@host/db",
+        "postgresql://user:se?cret@host/db",
+        "postgresql://user:se cret@host/db",
+        "postgresql://user:cret%zz@host/db",
+        "postgresql://user:cret%00@host/db",
+        "postgresql://user:cret@host",
+        "postgresql://user:cret@host/",
+        "postgresql://user:cret@host:port/db",
+        "postgres//user:cret@host/db",
+        "postgresql:user:cret@host/db",
+        "user:cret@host/db",
+        "mysql://user:cret@host/db",
+        "postgresql://host/d b?password=cret",
+        "postgresql://user:cret",
+    ],
+)
+def test_a_store_that_is_not_understood_is_told_without_its_password(url):
+    with pytest.raises(ConfigError) as raised:
+        config.load(None, {"RTCBRIDGE_STORE__URL": url})
+    text = str(raised.value)
+    assert text.startswith("RTCBRIDGE_STORE__URL: expected sqlite:///FILE or postgresql://")
+    assert "cret" not in text

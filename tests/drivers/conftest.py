@@ -4,14 +4,43 @@ import os
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from drivers.postgres_server import PostgresServer, postgres_server, programs
 from drivers.processes import MACHINE, running
 
 # A contract's failures show values, as those of a test module do.
 pytest.register_assert_rewrite("rtcbridge.testing.provider_contract")
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[PostgresServer]:
+    if (bin := programs()) is None:
+        pytest.skip("POSTGRESQL TESTS SKIPPED: not installed: apt-get install postgresql")
+    with postgres_server(bin) as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(_postgres: PostgresServer) -> Iterator[PostgresServer]:
+    """A PostgreSQL server that runs, the same for all tests that ask for one."""
+    if not _postgres.runs:
+        _postgres.start()
+    yield _postgres
+    if _postgres.runs:
+        _postgres.drop_databases()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of an empty store, one of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/x.db"
+    server: PostgresServer = request.getfixturevalue("postgres")
+    return server.new_database()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

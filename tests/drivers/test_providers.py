@@ -61,6 +61,14 @@ class TestLists(ListContract):
 # --- local ---
 
 
+async def test_local_keeps_the_address_of_the_store_from_nodes(folder, monkeypatch):
+    monkeypatch.setenv("RTCBRIDGE_STORE__URL", "postgresql://user:hidden@host/db")
+    machines = Processes("local", folder)
+    await machines.make().create(launch())
+    await until(machines.running)
+    assert "hidden" not in (machines.folder / "node-1.env").read_text()
+
+
 async def test_local_sees_only_its_own_pool(folder):
     await local(folder).create(launch("a"))
     other = LocalProvider("other", LocalOptions(state=str(folder / "state")))

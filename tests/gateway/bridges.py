@@ -10,7 +10,7 @@ import httpx
 
 from rtcbridge.config import Config, Nodes, Pool, Store
 from rtcbridge.config import Server as ServerConfig
-from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
+from rtcbridge.drivers.ledger import KeyStore, SessionLedger, open_store
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
 from rtcbridge.ports import Provider
@@ -25,7 +25,7 @@ class Running:
     """A bridge that runs, with a key for clients, one for nodes of the pool `default`, and one for operators."""
 
     server: Server
-    keys: SqliteKeys
+    keys: KeyStore
     client_key: str
     node_key: str
     admin_key: str
@@ -73,8 +73,8 @@ async def running(
     sections.setdefault("server", ServerConfig(host=host, port=0))
     store = folder / "bridge.db"
     config = Config(store=Store(url=f"sqlite:///{store}"), **sections)
-    with Database(store) as database:
-        keys, ledger = SqliteKeys(database), SqliteLedger(database)
+    with open_store(f"sqlite:///{store}") as database:
+        keys, ledger = KeyStore(database), SessionLedger(database)
         client_key, node_key = keys.create_client_key("TEST01"), keys.create_node_key("default")
         admin_key = keys.create_admin_key()
         made = providers or {pool.name: make_provider(pool) for pool in config.pools}

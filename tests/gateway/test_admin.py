@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 
 from gateway.bridges import Running, running
 from rtcbridge.config import CommandOptions, Nodes, Pool
-from rtcbridge.drivers.ledger import Database, LedgerReader, admin_token
+from rtcbridge.drivers.ledger import LedgerReader, admin_token, open_store
 from rtcbridge.gateway.recent import WINDOW, RecentCount, Throttle
 from rtcbridge.testing import FakeClient, FakeNode
 
@@ -95,7 +95,7 @@ async def test_a_revoked_key_is_refused_at_once(tmp_path: Path) -> None:
 
 async def test_who_has_the_store_needs_no_key(tmp_path: Path) -> None:
     async with running(tmp_path) as bridge:
-        with Database(tmp_path / "bridge.db") as database:
+        with open_store(f"sqlite:///{tmp_path}/bridge.db") as database:
             token = admin_token(database.secret, time.time())
             stale = admin_token(database.secret, time.time() - 100)
         async with bridge.admin(token) as api:
@@ -323,7 +323,7 @@ async def test_a_live_session_is_ended(tmp_path: Path) -> None:
 
 async def ledger_of(bridge: Running, folder: Path) -> list[Any]:
     await bridge.server._ledger.flush()
-    with Database(folder / "bridge.db") as database:
+    with open_store(f"sqlite:///{folder}/bridge.db") as database:
         return list(LedgerReader(database).sessions())
 
 
@@ -482,7 +482,7 @@ async def test_changes_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
 
 async def test_a_change_that_cannot_be_stored_is_not_made(tmp_path: Path) -> None:
     async with running(tmp_path, **elastic(max_nodes=2)) as bridge, bridge.admin() as api:
-        with Database(tmp_path / "bridge.db") as database, database.engine.begin() as connection:
+        with open_store(f"sqlite:///{tmp_path}/bridge.db") as database, database.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE overrides RENAME TO hidden")
         status, error = refusal(await api.patch("/pools/default", json={"max_nodes": 5}))
         assert status == 503

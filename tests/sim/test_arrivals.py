@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from docs.pages import ROOT
-from rtcbridge.drivers.ledger import Database, SqliteLedger
+from rtcbridge.drivers.ledger import SessionLedger, open_store
 from rtcbridge.ports import SessionRow
 from rtcbridge.sim.arrivals import DAY, ArrivalsError, Rhythm, generate, read
 from rtcbridge.sim.world import Fixed
@@ -87,8 +87,8 @@ def test_a_record_that_cannot_be_read(tmp_path):
 
 
 async def test_the_documented_query_makes_a_record_of_the_ledger(tmp_path):
-    with Database(tmp_path / "rtcbridge.db") as database:
-        ledger = SqliteLedger(database)
+    with open_store(f"sqlite:///{tmp_path}/rtcbridge.db") as database:
+        ledger = SessionLedger(database)
         for name, started in (("a", DAY + 5.0), ("b", DAY + 9.0)):
             ledger.session_started(SessionRow(id=name, pool="gpu", node="n", project="TEST01", started=started))
         ledger.session_ended("a", DAY + 35.5, "")

@@ -27,6 +27,8 @@ COMMANDS = {
     "sessions": "rtcbridge.cli.inspect",
     "pools": "rtcbridge.cli.inspect",
     "top": "rtcbridge.cli.top",
+    "usage": "rtcbridge.cli.usage",
+    "backup": "rtcbridge.cli.backup",
     "simulate": "rtcbridge.cli.simulate",
 }
 

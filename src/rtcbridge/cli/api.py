@@ -18,9 +18,9 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 
 from rtcbridge.cli import CommandError, UsageError, add_config
-from rtcbridge.cli.lock import RunningBridge, UnreachableError, find_bridge
+from rtcbridge.cli.lock import RunningBridge, UnreachableError, running_bridge
 from rtcbridge.config import Config
-from rtcbridge.drivers.ledger import Database, admin_token
+from rtcbridge.drivers.ledger import admin_token, open_store
 
 ENVIRONMENT = {"url": "RTCBRIDGE_ADMIN_URL", "key": "RTCBRIDGE_ADMIN_KEY", "ca": "RTCBRIDGE_CA"}
 """Options that can come from the environment instead."""
@@ -204,7 +204,7 @@ def find(args: argparse.Namespace, settings: Callable[[], Config]) -> Api | None
             raise UsageError(f"--url needs --key, or {ENVIRONMENT['key']}")
         return Api(_address(given["url"]), lambda: key, _trust(given["ca"]))
     config = settings()
-    bridge = find_bridge(config.store.path)
+    bridge = running_bridge(config)
     if bridge is None:
         return None
     return Api(bridge.url, (lambda: key) if key else _own_key(config), _own_trust(bridge))
@@ -238,8 +238,8 @@ def _trust(ca: str) -> ssl.SSLContext | None:
 
 
 def _own_key(config: Config) -> Callable[[], str]:
-    with Database(config.store.path) as database:
-        secret = database.secret
+    with open_store(config.store.url) as store:
+        secret = store.secret
     return lambda: admin_token(secret, time.time())
 
 

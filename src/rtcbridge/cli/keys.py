@@ -9,7 +9,7 @@ import sys
 from rtcbridge import config
 from rtcbridge.cli import CommandError, Parser, Subparsers, UsageError, add_command, add_config
 from rtcbridge.cli.table import add_json, moment, show
-from rtcbridge.drivers.ledger import Database, SqliteKeys
+from rtcbridge.drivers.ledger import KeyMaker, open_store
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -52,23 +52,21 @@ def _create(args: argparse.Namespace) -> int:
     if args.node and settings.pool(args.pool) is None:
         names = ", ".join(pool.name for pool in settings.pools)
         raise UsageError(f"--pool expects a pool of the configuration ({names}), got {args.pool!r}")
-    with Database(settings.store.path) as database:
-        keys = SqliteKeys(database)
+    with open_store(settings.store.url) as store:
+        keys = KeyMaker(store)
         if args.admin:
             key = keys.create_admin_key()
         else:
             key = keys.create_node_key(args.pool) if args.node else keys.create_client_key(args.project)
-        keys.close()
     print(key)
-    print(f"Stored in {settings.store.path.absolute()}; the key is not shown again.", file=sys.stderr)
+    place = settings.store.path.absolute() if settings.store.path else store.name
+    print(f"Stored in {place}; the key is not shown again.", file=sys.stderr)
     return 0
 
 
 def _list(args: argparse.Namespace) -> int:
-    with Database(config.load(args.config).store.path) as database:
-        keys = SqliteKeys(database)
-        rows = keys.keys()
-        keys.close()
+    with open_store(config.load(args.config).store.url) as store:
+        rows = KeyMaker(store).keys()
     show(
         rows,
         {
@@ -85,10 +83,8 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _revoke(args: argparse.Namespace) -> int:
-    with Database(config.load(args.config).store.path) as database:
-        keys = SqliteKeys(database)
-        revoked = keys.revoke_key(args.id)
-        keys.close()
+    with open_store(config.load(args.config).store.url) as store:
+        revoked = KeyMaker(store).revoke_key(args.id)
     if not revoked:
         raise CommandError(f"there is no valid key with the id {args.id!r}; see rtcbridge keys list")
     print(f"Revoked key {args.id}.", file=sys.stderr)

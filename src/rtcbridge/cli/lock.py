@@ -1,8 +1,13 @@
-"""The lock beside the store: one bridge a store, and where that bridge listens."""
+"""The right to run the one bridge on a store, and where that bridge listens.
+
+Beside a SQLite file it is a lock on another file, which has the address; in PostgreSQL a lock of the server's, and a
+row.
+"""
 
 import contextlib
 import fcntl
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +16,13 @@ from typing import TypeAlias
 import msgspec
 
 from rtcbridge.cli import CommandError
+from rtcbridge.config import Config
+from rtcbridge.drivers.ledger import Database, open_store
 
 _TRIES = 5
 _PAUSE = 0.05  # seconds; a command that looks whether a bridge runs holds the lock for microseconds
 _PATIENCE = 5.0  # seconds that a bridge which is starting is waited for
+_DEAF = "the bridge is starting or stopping, and does not listen now"
 
 
 class UnreachableError(CommandError):
@@ -29,6 +37,63 @@ class RunningBridge(msgspec.Struct, frozen=True):
 
 
 Announce: TypeAlias = Callable[[RunningBridge], None]
+
+
+class _Announced(msgspec.Struct, frozen=True):
+    """What a bridge says of itself in a store that other machines read too."""
+
+    host: str
+    bridge: RunningBridge
+
+
+@contextlib.contextmanager
+def held_store(config: Config) -> Iterator[tuple[Database, Announce]]:
+    """Open the store, with the right to run the one bridge on it: two would fight over its nodes.
+
+    Yields:
+        The store, and a function that tells commands where the bridge listens.
+
+    Raises:
+        CommandError: Another bridge has it, or the folder cannot be written.
+        LedgerError: It cannot be opened, or another bridge has it.
+    """
+    if (path := config.store.path) is not None:
+        with store_lock(path) as announce, open_store(config.store.url) as store:
+            yield store, announce
+        return
+    from rtcbridge.drivers.ledger.postgres import PostgresDatabase
+
+    with open_store(config.store.url) as store:
+        assert isinstance(store, PostgresDatabase)
+        with store.hold() as write:
+            yield store, lambda bridge: write(msgspec.json.encode(_Announced(socket.gethostname(), bridge)).decode())
+
+
+def running_bridge(config: Config) -> RunningBridge | None:
+    """Return the bridge that runs on the store, or None.
+
+    Raises:
+        UnreachableError: One runs and does not listen now, or listens on another machine.
+        CommandError: The lock cannot be read by this user.
+        LedgerError: The store cannot be read.
+    """
+    if (path := config.store.path) is not None:
+        return find_bridge(path)
+    from rtcbridge.drivers.ledger.postgres import PostgresDatabase
+
+    deadline = time.monotonic() + _PATIENCE
+    with open_store(config.store.url) as store:
+        assert isinstance(store, PostgresDatabase)
+        while (text := store.holder()) is not None:
+            with contextlib.suppress(msgspec.DecodeError):
+                found = msgspec.json.decode(text, type=_Announced)
+                if found.host != socket.gethostname():
+                    raise UnreachableError(f"the bridge runs on {found.host}; give its --url, and --key")
+                return found.bridge
+            if time.monotonic() > deadline:
+                raise UnreachableError(_DEAF)
+            time.sleep(_PAUSE)
+    return None
 
 
 @contextlib.contextmanager
@@ -82,7 +147,7 @@ def find_bridge(store: Path) -> RunningBridge | None:
             with contextlib.suppress(msgspec.DecodeError):
                 return msgspec.json.decode(os.pread(descriptor, 65536, 0), type=RunningBridge)
             if time.monotonic() > deadline:
-                raise UnreachableError("the bridge is starting or stopping, and does not listen now")
+                raise UnreachableError(_DEAF)
             time.sleep(_PAUSE)
         return None
     finally:

@@ -14,7 +14,7 @@ import msgspec
 from rtcbridge import config
 from rtcbridge.cli import UsageError
 from rtcbridge.cli.table import moment, show, span
-from rtcbridge.drivers.ledger import Database, LedgerReader
+from rtcbridge.drivers.ledger import LedgerReader, open_store
 from rtcbridge.ports import NodeRow, SessionRow
 
 
@@ -33,15 +33,15 @@ class _Pool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _read(settings: config.Config) -> tuple[list[NodeRow], list[SessionRow]]:
-    with Database(settings.store.path) as database:
-        ledger = LedgerReader(database)
+    with open_store(settings.store.url) as store:
+        ledger = LedgerReader(store)
         return list(ledger.nodes()), list(ledger.open_sessions())
 
 
 def _in_force(settings: config.Config) -> list[config.Pool]:
     """The pools as a bridge would take them up: with what was changed at run time, if it still fits."""
-    with Database(settings.store.path) as database:
-        changed = {row.pool: row.settings for row in LedgerReader(database).overrides()}
+    with open_store(settings.store.url) as store:
+        changed = {row.pool: row.settings for row in LedgerReader(store).overrides()}
     pools = []
     for pool in settings.pools:
         with contextlib.suppress(config.ConfigError):
@@ -80,8 +80,8 @@ def nodes(settings: config.Config, args: argparse.Namespace) -> None:
 
 def sessions(settings: config.Config, args: argparse.Namespace) -> None:
     """Show the sessions."""
-    with Database(settings.store.path) as database:
-        ledger = LedgerReader(database)
+    with open_store(settings.store.url) as store:
+        ledger = LedgerReader(store)
         rows = ledger.sessions(args.limit) if args.all else ledger.open_sessions()
     now = time.time()
     show(

@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from rtcbridge.cli import CommandError
-from rtcbridge.cli.lock import RunningBridge, store_lock
+from rtcbridge.cli.lock import RunningBridge, held_store
 from rtcbridge.config import Config
-from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
+from rtcbridge.drivers.ledger import Database, KeyStore, SessionLedger
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
 
@@ -23,7 +23,7 @@ SERVE_UNTIL = (signal.SIGINT, signal.SIGTERM)
 def run_bridge(
     config: Config,
     *,
-    credential: Callable[[SqliteKeys], str] = lambda keys: "",
+    credential: Callable[[KeyStore], str] = lambda keys: "",
     ready: Callable[[Server], None] = lambda server: None,
     after: Callable[[], Awaitable[object]] | None = None,
     until: Sequence[signal.Signals] = SERVE_UNTIL,
@@ -39,10 +39,10 @@ def run_bridge(
 
     Raises:
         CommandError: The address cannot be had, a TLS file cannot be used, or another bridge has the store.
-        LedgerError: The store cannot be opened.
+        LedgerError: The store cannot be opened, or another bridge has it.
     """
-    with store_lock(config.store.path) as announce, Database(config.store.path) as database:
-        keys = SqliteKeys(database)
+    with held_store(config) as (store, announce):
+        keys = KeyStore(store)
 
         def listens(server: Server) -> None:
             tls = config.server.tls_cert
@@ -50,7 +50,7 @@ def run_bridge(
             ready(server)
 
         try:
-            _run(_serve(config, database, keys, credential(keys), listens, after, until))
+            _run(_serve(config, store, keys, credential(keys), listens, after, until))
         finally:
             keys.close()
 
@@ -66,14 +66,14 @@ def _run(main: Coroutine[object, object, None]) -> None:
 
 async def _serve(
     config: Config,
-    database: Database,
-    keys: SqliteKeys,
+    store: Database,
+    keys: KeyStore,
     credential: str,
     ready: Callable[[Server], None],
     after: Callable[[], Awaitable[object]] | None,
     until: Sequence[signal.Signals],
 ) -> None:
-    ledger = SqliteLedger(database)
+    ledger = SessionLedger(store)
     providers = {pool.name: make_provider(pool) for pool in config.pools}
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

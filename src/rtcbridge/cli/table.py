@@ -11,7 +11,7 @@ import msgspec
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
-def add_json(parser: argparse.ArgumentParser, default: Any = False) -> None:
+def add_json(parser: "argparse._ActionsContainer", default: Any = False) -> None:
     """Add `--json`. `default`: `argparse.SUPPRESS` for a command below another that has it too."""
     parser.add_argument("--json", action="store_true", default=default, help="print a JSON list, times in Unix seconds")
 

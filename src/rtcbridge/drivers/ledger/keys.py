@@ -2,10 +2,8 @@
 
 import hashlib
 import hmac
-import logging
 import re
 import secrets
-import sqlite3
 import string
 import threading
 import time
@@ -14,9 +12,9 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from rtcbridge.drivers.ledger.database import Database
+from rtcbridge.drivers.ledger.database import Database, KeyChanges
 from rtcbridge.drivers.ledger.schema import keys, meta
-from rtcbridge.ports import Identity, KeyRow, LedgerError
+from rtcbridge.ports import Identity, KeyRow
 
 PROJECT = re.compile(r"[A-Z0-9]{6}\Z")
 _BASE62 = string.digits + string.ascii_letters
@@ -24,7 +22,6 @@ _SECRET_LENGTH = 24  # 62**24 is 142 bits
 FRESH = 0.05  # seconds that a revocation by another process may take to be seen at a look-up
 _LONGEST = 256  # characters of a credential; no key is nearly so long
 _T = TypeVar("_T")
-logger = logging.getLogger(__name__)
 LOCAL_ADMIN = "local"
 """The id that stands for whoever made an admin token out of the store itself."""
 
@@ -35,76 +32,12 @@ _TOKEN = re.compile(r"ak_local_([0-9]{1,12})_[0-9A-Za-z]{1,40}\Z", re.ASCII)
 _VERSION = sa.select(meta.c.value).where(meta.c.name == "keys_version")
 
 
-class SqliteKeys:
-    """`Authenticator` and `Keys` over a store that other processes write too.
-
-    All digests are held in memory. SQLite is asked whether another connection has written to the file (`PRAGMA
-    data_version`), and if so, whether that touched a key: at each look-up of what is no key, and else every
-    `FRESH` seconds at most. To ask costs 2 µs alone, but lets go of the interpreter, and to get it back from the
-    thread that writes the ledger may take a hundred times that.
-    A digest is looked up in the same way whether it is there or not, and tells nothing about its key: it is
-    keyed with the store's secret.
-    """
+class KeyMaker:
+    """`Keys`: makes, lists and revokes. It looks none up; `KeyStore` does."""
 
     def __init__(self, database: Database) -> None:
-        """Load the digests. Raises LedgerError."""
+        """Keep the store; nothing is read yet."""
         self._database = database
-        self._lock = threading.Lock()
-        self._identities: dict[bytes, Identity] = {}
-        self._admins: dict[bytes, str] = {}  # apart, so that nobody takes one for the key of a client or a node
-        self._digests: dict[str, bytes] = {}
-        self._data_version = -1
-        self._keys_version = -1
-        self._changed = False
-        self._failing = False
-        self._looked = 0.0
-        # PRAGMA data_version compares with what this one connection saw before, so it must stay the same one.
-        self._pooled = database.engine.raw_connection()
-        self._cursor = self._pooled.cursor()
-        self.changed()
-        if self._failing:
-            self.close()
-            raise LedgerError(f"store {database.path}: the keys cannot be read")
-
-    def identify(self, credential: str) -> Identity | None:
-        """Return whose valid key this is, or None. Another process's change counts within `FRESH` seconds."""
-        return self._look_up(self._identities, credential)
-
-    def identify_admin(self, credential: str) -> str | None:
-        """Return the id of the admin key that this is, or None. A token of `admin_token` is `LOCAL_ADMIN`'s."""
-        if match := _TOKEN.match(credential):
-            made, now = float(match[1]), time.time()
-            token = admin_token(self._database.secret, made)
-            fresh = abs(now - made) <= TOKEN_LIFETIME
-            return LOCAL_ADMIN if hmac.compare_digest(token, credential) and fresh else None
-        return self._look_up(self._admins, credential)
-
-    def _look_up(self, known: Mapping[bytes, _T], credential: str) -> _T | None:
-        digest = self._digest(credential[:_LONGEST])
-        with self._lock:
-            if time.monotonic() - self._looked > FRESH:
-                self._refresh()
-            found = known.get(digest)
-            if found is None:
-                self._refresh()  # a key that was made just now
-                found = known.get(digest)
-        return found if len(credential) <= _LONGEST else None
-
-    def is_valid(self, key: str) -> bool:
-        """Say whether the key of this id still is valid, as of the last `changed()` or `identify()`."""
-        return key in self._digests
-
-    def changed(self) -> bool:
-        """Take in what other processes changed; true if any key changed since the last call."""
-        with self._lock:
-            self._refresh()
-            changed, self._changed = self._changed, False
-        return changed
-
-    def node_token(self, node: str) -> str:
-        """Return the token of a node that a provider made: the same at each call, across restarts."""
-        digest = hashlib.blake2b(node.encode(), digest_size=20, key=self._database.secret, person=b"node token")
-        return f"nk_node_{_base62(int.from_bytes(digest.digest()))}"
 
     def create_client_key(self, project: str) -> str:
         """Make a key for clients of a project and return it; it cannot be read again.
@@ -133,15 +66,10 @@ class SqliteKeys:
 
     def revoke_key(self, key: str) -> bool:
         """Revoke by id; false if there is no such key or it is revoked already. Raises LedgerError."""
-        if not re.fullmatch(r"[0-9]{1,15}", key):
+        if not re.fullmatch(r"[0-9]{1,9}", key):
             return False
         valid = sa.and_(keys.c.id == int(key), keys.c.revoked.is_(None))
         return self._write(keys.update().where(valid).values(revoked=time.time())) == 1
-
-    def close(self) -> None:
-        """Give the connection back; the object is of no use afterwards."""
-        self._cursor.close()
-        self._pooled.close()
 
     def _create(self, prefix: str, **kind: Any) -> str:
         key = prefix + "".join(secrets.choice(_BASE62) for _ in range(_SECRET_LENGTH))
@@ -153,46 +81,105 @@ class SqliteKeys:
         """Change rows and mark them with a new version; return how many."""
         try:
             with self._database.engine.begin() as connection:
-                version = int(connection.scalar(_VERSION) or 0) + 1
+                # Another process that writes keys waits here, so that versions are committed in their order.
+                version = int(connection.scalar(_VERSION.with_for_update()) or 0) + 1
                 connection.execute(meta.update().where(meta.c.name == "keys_version").values(value=str(version)))
                 count = connection.execute(statement.values(changed=version)).rowcount
+                self._database.announce_keys(connection)
         except sa.exc.DBAPIError as error:
-            raise LedgerError(f"store {self._database.path}: {error.orig}") from None
-        self._looked = 0.0
+            raise self._database.error(error) from None
         return count
 
     def _digest(self, credential: str) -> bytes:
         data = credential.encode("utf-8", "replace")
         return hashlib.blake2b(data, digest_size=32, key=self._database.secret, person=b"key").digest()
 
+
+class KeyStore(KeyMaker):
+    """`Authenticator` and `Keys` over a store that other processes write too.
+
+    All digests are held in memory. The store's feed is asked for changes at each look-up of what is no key, and else
+    every `FRESH` seconds at most: in SQLite that costs 2 µs alone, but lets go of the interpreter, and to get it back
+    from the thread that writes the ledger may take a hundred times that; in PostgreSQL a thread has read them before.
+    A digest is looked up in the same way whether it is there or not, and tells nothing about its key: it is
+    keyed with the store's secret.
+    """
+
+    def __init__(self, database: Database) -> None:
+        """Load the digests. Raises LedgerError."""
+        super().__init__(database)
+        self._lock = threading.Lock()
+        self._identities: dict[bytes, Identity] = {}
+        self._admins: dict[bytes, str] = {}  # apart, so that nobody takes one for the key of a client or a node
+        self._digests: dict[str, bytes] = {}
+        self._changed = False
+        self._version = -1
+        self._looked = 0.0
+        self._feed = database.key_feed()
+        self.changed()
+
+    def identify(self, credential: str) -> Identity | None:
+        """Return whose valid key this is, or None. Another process's change counts within `FRESH` seconds."""
+        return self._look_up(self._identities, credential)
+
+    def identify_admin(self, credential: str) -> str | None:
+        """Return the id of the admin key that this is, or None. A token of `admin_token` is `LOCAL_ADMIN`'s."""
+        if match := _TOKEN.match(credential):
+            made, now = float(match[1]), time.time()
+            token = admin_token(self._database.secret, made)
+            fresh = abs(now - made) <= TOKEN_LIFETIME
+            return LOCAL_ADMIN if hmac.compare_digest(token, credential) and fresh else None
+        return self._look_up(self._admins, credential)
+
+    def is_valid(self, key: str) -> bool:
+        """Say whether the key of this id still is valid, as of the last `changed()` or `identify()`."""
+        return key in self._digests
+
+    def changed(self) -> bool:
+        """Take in what other processes changed; true if any key changed since the last call."""
+        with self._lock:
+            self._refresh()
+            changed, self._changed = self._changed, False
+        return changed
+
+    def node_token(self, node: str) -> str:
+        """Return the token of a node that a provider made: the same at each call, across restarts."""
+        digest = hashlib.blake2b(node.encode(), digest_size=20, key=self._database.secret, person=b"node token")
+        return f"nk_node_{_base62(int.from_bytes(digest.digest()))}"
+
+    def close(self) -> None:
+        """Let go of the store; the object is of no use afterwards."""
+        self._feed.close()
+
+    def _look_up(self, known: Mapping[bytes, _T], credential: str) -> _T | None:
+        digest = self._digest(credential[:_LONGEST])
+        with self._lock:
+            if time.monotonic() - self._looked > FRESH:
+                self._refresh()
+            found = known.get(digest)
+            if found is None:
+                self._refresh()  # a key that was made just now
+                found = known.get(digest)
+        return found if len(credential) <= _LONGEST else None
+
+    def _write(self, statement: sa.Insert | sa.Update) -> int:
+        count = super()._write(statement)
+        self._feed.catch_up()
+        self._looked = 0.0
+        return count
+
     def _refresh(self) -> None:
         """Take in keys that were made or revoked since the last call, by whatever process."""
         self._looked = time.monotonic()
-        try:
-            data_version = self._number("PRAGMA data_version")
-            if data_version == self._data_version:
-                return
-            version = self._number("SELECT value FROM meta WHERE name = 'keys_version'")
-            if version != self._keys_version:
-                self._load(version)
-        except sqlite3.Error as error:
-            if not self._failing:
-                logger.error("store %s: cannot be read: %s", self._database.path, error)
-            self._failing = True
-            return
-        self._data_version = data_version
-        self._failing = False
+        while changes := self._feed.look():
+            self._take(changes)
 
-    def _number(self, query: str) -> int:
-        # All rows are fetched, for a statement left half way would hold on to the state that it saw.
-        return int(self._cursor.execute(query).fetchall()[0][0])
-
-    def _load(self, version: int) -> None:
-        self._cursor.execute(
-            "SELECT id, digest, project, pool, is_node, is_admin, revoked FROM keys WHERE changed > ?",
-            (self._keys_version,),
-        )
-        for number, digest, project, pool, is_node, is_admin, revoked in self._cursor.fetchall():
+    def _take(self, changes: KeyChanges) -> None:
+        if changes.complete:
+            self._identities.clear()
+            self._admins.clear()
+            self._digests.clear()
+        for number, digest, project, pool, is_node, is_admin, revoked in changes.rows:
             key = str(number)
             if revoked is not None:
                 self._identities.pop(digest, None)
@@ -204,8 +191,8 @@ class SqliteKeys:
                 self._admins[digest] = key
             else:
                 self._identities[digest] = Identity(key, project, pool, bool(is_node))
-        self._changed = self._changed or self._keys_version >= 0
-        self._keys_version = version
+        self._changed = self._changed or self._version >= 0
+        self._version = changes.version
 
 
 def admin_token(secret: bytes, now: float) -> str:

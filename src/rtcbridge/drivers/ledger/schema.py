@@ -1,4 +1,4 @@
-"""The tables of the durable store. Times are Unix seconds; `migrations` brings a file to this schema."""
+"""The tables of the durable store. Times are Unix seconds; `migrations` brings a store to this schema."""
 
 import sqlalchemy as sa
 
@@ -65,4 +65,5 @@ sessions = sa.Table(
     sqlite_with_rowid=False,  # ids begin with the time: the table grows at its end
 )
 # Few sessions of all that ever were are open: a start of the bridge must not read the whole ledger.
-sa.Index("ix_sessions_open", sessions.c.id, sqlite_where=sessions.c.ended.is_(None))
+_OPEN = sessions.c.ended.is_(None)
+sa.Index("ix_sessions_open", sessions.c.id, sqlite_where=_OPEN, postgresql_where=_OPEN)
