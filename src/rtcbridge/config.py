@@ -266,6 +266,8 @@ class Pool(Struct, frozen=True, kw_only=True):
     slots: Annotated[int, Meta(ge=1, le=1000)] = 1
     min_ready: Annotated[int, Meta(ge=0, le=100_000)] = 0
     beta: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    hold_beta: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    demand_window: SecondsOrZero = 0.0
     max_nodes: Annotated[int, Meta(ge=0, le=10_000)] = 4
     idle_timeout: Seconds = 120.0
     stopped_timeout: SecondsOrZero = 86_400.0
@@ -277,6 +279,7 @@ class Pool(Struct, frozen=True, kw_only=True):
     drain_timeout: Seconds = 3600.0
     stop_timeout: Seconds = 120.0
     destroy_timeout: Seconds = 120.0
+    start_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     failed_timeout: Seconds = 60.0
     static: StaticOptions = StaticOptions()
     local: LocalOptions = LocalOptions()
@@ -357,6 +360,15 @@ def load(file: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     config, sources = _overlay(config, env)
     _check(config, lambda key: sources.get(key, f"{path}: {key}" if path else key))
     return config
+
+
+def read(cls: type[_S], file: str | os.PathLike[str]) -> _S:
+    """Read another TOML file than the configuration into a struct, with errors like those of `load`.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is wrong.
+    """
+    return _fill(cls, _read(Path(file)), f"{file}: ")
 
 
 def variables() -> dict[str, tuple[str, str]]:
@@ -528,7 +540,7 @@ def _check(config: Config, where: Callable[[str], str]) -> None:
         here = f"{where('pools').removesuffix('pools')}[[pools]] {_shown(pool.name)}"
         if pool.name in [other.name for other in config.pools[:index]]:
             raise ConfigError(f"{here}: name: expected a name of its own, another pool has this one")
-        _check_pool(pool, here)
+        check_pool(pool, here)
 
 
 def _check_server(server: Server, where: Callable[[str], str]) -> None:
@@ -546,10 +558,13 @@ def _check_server(server: Server, where: Callable[[str], str]) -> None:
             raise ConfigError(f"{where('server.trusted_proxies')}: {expected}, got {_shown(proxy)}") from None
 
 
-def _check_pool(pool: Pool, here: str) -> None:
+def check_pool(pool: Pool, here: str) -> None:
+    """Find the mistakes that lie between the keys of a pool; raises ConfigError, with `here` before the key."""
     most = pool.max_nodes * pool.slots
     if pool.provider != "static" and pool.min_ready > most:
         raise ConfigError(f"{here}: min_ready: expected at most max_nodes times slots = {most}, got {pool.min_ready}")
+    if pool.hold_beta and pool.hold_beta < pool.beta:
+        raise ConfigError(f"{here}: hold_beta: expected 0, or at least beta = {pool.beta:g}, got {pool.hold_beta:g}")
     if pool.provider == "command":
         for key in ("create", "start", "stop", "destroy"):
             if not getattr(pool.command, key).strip():

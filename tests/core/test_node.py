@@ -41,7 +41,7 @@ draining: registered draining, empty stopping, silent stopping, halted stopped, 
 stopping: accepted stopped, refused stopping, halted stopped, vanished gone, timeout terminating
 stopped: start starting, registered ready, vanished gone, destroy terminating, timeout terminating
 starting: accepted booting, refused failed, registered ready, vanished failed, timeout failed
-failed: registered ready, destroy terminating, timeout terminating
+failed: registered ready, destroy terminating, rested stopping, timeout terminating
 terminating: accepted gone, refused terminating, vanished gone, timeout terminating
 gone:
 """

@@ -42,6 +42,7 @@ class NodeEvent(Enum):
     EMPTY = "empty"  # the last session of a draining node ended
     START = "start"
     DESTROY = "destroy"
+    RESTED = "rested"  # its start was refused a while ago, and may be tried again
     TIMEOUT = "timeout"  # the state's deadline has passed
 
 
@@ -90,6 +91,7 @@ NODE_TRANSITIONS: Mapping[tuple[NodeState, NodeEvent], NodeState] = {
     (_S.STOPPED, _E.TIMEOUT): _S.TERMINATING,
     (_S.FAILED, _E.REGISTERED): _S.READY,  # late, but up
     (_S.FAILED, _E.DESTROY): _S.TERMINATING,
+    (_S.FAILED, _E.RESTED): _S.STOPPING,  # whatever the refused start may have done to the machine
     (_S.FAILED, _E.TIMEOUT): _S.TERMINATING,
     (_S.TERMINATING, _E.ACCEPTED): _S.GONE,
     (_S.TERMINATING, _E.REFUSED): _S.TERMINATING,
@@ -134,7 +136,8 @@ class Node:
     """A machine with slots. One that no provider made (`managed` is false) is gone where others are stopped.
 
     Times are seconds on the caller's clock. `heard`: when it last spoke;
-    `started`: its last boot was the start of a stopped machine; `busy`: an operation is under way;
+    `started`: its last boot was the start of a stopped machine; `refusals`: its last starts, in a row, that the
+    provider refused; `busy`: an operation is under way;
     `uncertain`: an earlier life of this bridge may have asked for its creation. Only its pool changes
     `sessions`. `watch` is called after a change that matters to who gets which slot.
     """
@@ -150,6 +153,7 @@ class Node:
         self.sessions: set[str] = set()
         self.epoch = 0
         self.started = False
+        self.refusals = 0
         self.busy = False
         self.uncertain = False
         self.reason = ""
@@ -220,6 +224,9 @@ class Node:
         self.retry_at, self._retries = now, 0
         if self.state is NodeState.READY:
             self.reason = ""
+            self.refusals = 0
+        if event is NodeEvent.REFUSED and before is NodeState.STARTING:
+            self.refusals += 1
         if self.state is not before and self.state in UP:
             self.heard = self.idle_since = now
         if event is NodeEvent.START:

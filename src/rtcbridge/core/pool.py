@@ -39,6 +39,7 @@ class Pool:
         self.nodes: dict[str, Node] = {}
         self.holders: dict[str, Node] = {}
         self.line = Line()
+        self._staffing = policy.Staffing()
         self._tally = Tally()
         self._verdicts: dict[str, PoolEvent] = {}  # to be told at the next settling
         self._cause: Error | None = None  # why the supply has shrunk since the last one
@@ -209,8 +210,11 @@ class Pool:
         if not self.spec.elastic:
             return steps
         demand = len(self.line) + tally.sessions
-        missing = policy.target(demand, self.spec.min_ready, self.spec.beta) + self._useless() - tally.capacity
-        return steps + (self._more(missing) if missing > 0 else self._less(-missing, now))
+        band = self._staffing.band(self.spec, demand, now)
+        useful = tally.capacity - self._useless()
+        if useful < band.start:
+            return steps + self._more(band.start - useful)
+        return steps + self._less(useful - band.start, useful - band.stop, now)
 
     def _useless(self) -> int:
         """Slots that a waiting session may not have, since their node did not answer it."""
@@ -220,7 +224,7 @@ class Pool:
 
     def _more(self, missing: int) -> list[Create | Step]:
         steps: list[Create | Step] = []
-        for node in sorted(self._tally.stopped.values(), key=lambda node: (-node.since, node.id)):
+        for node in sorted(self._tally.stopped.values(), key=lambda node: (node.refusals, -node.since, node.id)):
             if missing > 0:
                 steps.append(Step(node.id, NodeEvent.START))
                 missing -= node.capacity
@@ -229,14 +233,18 @@ class Pool:
         new = min(self._creatable(), -(-missing // self.spec.slots))
         return steps + [Create()] * new
 
-    def _less(self, surplus: int, now: float) -> list[Create | Step]:
+    def _less(self, surplus: int, excess: float, now: float) -> list[Create | Step]:
+        """Stop idle nodes: an excess at once, the rest of a surplus when they have been idle for long enough."""
         steps: list[Create | Step] = []
         for since, id in self._tally.idle:
-            if surplus <= 0 or since + self.spec.idle_timeout > now:
+            late = since + self.spec.idle_timeout <= now
+            if surplus <= 0 or not (late or excess > 0):
                 break
-            if (capacity := self.nodes[id].capacity) <= surplus:
+            capacity = self.nodes[id].capacity
+            if capacity <= (surplus if late else excess):
                 steps.append(Step(id, NodeEvent.DRAIN))
                 surplus -= capacity
+                excess -= capacity
         return steps
 
     def operations(self, now: float) -> list[tuple[Node, str]]:
@@ -259,12 +267,18 @@ class Pool:
             if node.state is NodeState.STOPPED and len(self._tally.stopped) <= self.spec.stopped_reserve:
                 node.prolong(now)
                 continue
-            silent = node.state in UP and node.heard + silence <= now
-            if self.observe(node.id, NodeEvent.SILENT if silent else NodeEvent.TIMEOUT, now):
+            event = NodeEvent.TIMEOUT
+            if node.state in UP and node.heard + silence <= now:
+                event = NodeEvent.SILENT
+            elif node.state is NodeState.FAILED and 0 < node.refusals < self.spec.start_attempts:
+                event = NodeEvent.RESTED
+            if self.observe(node.id, event, now):
                 changed.append(node.id)
         return changed
 
     def next_due(self, now: float, silence: float) -> float:
         """Return when the next deadline, retry or idle node is due; infinity if nothing is."""
         due = self._tally.next_due(now, silence)
-        return min(due, self._tally.next_idle(now, self.spec.idle_timeout)) if self.spec.elastic else due
+        if not self.spec.elastic:
+            return due
+        return min(due, self._tally.next_idle(now, self.spec.idle_timeout), self._staffing.next_change(self.spec))
