@@ -11,7 +11,7 @@ from collections import Counter
 import msgspec
 
 from rtcbridge import config
-from rtcbridge.cli import Subparsers, UsageError, add_command, add_config
+from rtcbridge.cli import Subparsers, UsageError, add_command, add_config, record
 from rtcbridge.cli.table import add_json, moment, show, span
 from rtcbridge.drivers.ledger import Database, LedgerReader
 from rtcbridge.ports import NodeRow, SessionRow
@@ -37,6 +37,8 @@ def add_parser(subparsers: Subparsers) -> None:
     nodes.add_argument("--pool", help="only those of this pool")
     sessions = add_command(subparsers, "sessions", _sessions, "list the open sessions, or the latest of all")
     sessions.add_argument("--all", action="store_true", help="ended ones too, newest first")
+    sessions.add_argument("--csv", action="store_true", help="every ended one as CSV, oldest first, for `simulate`")
+    sessions.add_argument("--pool", help="with --csv: only those of this pool")
     sessions.add_argument("--limit", type=_limit, default=100, help="with --all: how many (default 100)")
     pools = add_command(subparsers, "pools", _pools, "list the pools, with their nodes and sessions")
     for parser in (nodes, sessions, pools):
@@ -86,6 +88,9 @@ def _nodes(args: argparse.Namespace) -> int:
 
 
 def _sessions(args: argparse.Namespace) -> int:
+    if args.csv:
+        record.export(config.load(args.config).store.path, args.pool)
+        return 0
     with Database(config.load(args.config).store.path) as database:
         ledger = LedgerReader(database)
         rows = ledger.sessions(args.limit) if args.all else ledger.open_sessions()
