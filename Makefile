@@ -12,7 +12,7 @@ BIN := .venv/bin
 FAST := -n 2 --dist loadfile -m "not browser and not slow"
 CHECKED := src tests benchmarks tools examples console
 
-.PHONY: help demo test test-fast check format page docs bench bench-relay bench-media clean
+.PHONY: help demo test test-fast check format page docs simulate bench bench-relay bench-media clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,10 @@ page: ## build the page and the TypeScript client (npm)
 docs: ## write the generated pages of docs/
 	@tools/setup.sh dev
 	@$(BIN)/python tools/diagrams.py
+
+simulate: ## simulate the reference scenario and write its table into docs/ (minutes)
+	@tools/setup.sh dev
+	@$(BIN)/python tools/simulation.py $(ARGS)
 
 bench: bench-relay bench-media ## measure against other servers and write docs/benchmarks.md
 

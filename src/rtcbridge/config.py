@@ -354,6 +354,8 @@ class Pool(Struct, frozen=True, kw_only=True):
     slots: Annotated[int, Meta(ge=1, le=1000)] = 1
     min_ready: Ready = 0
     beta: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    hold_beta: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    demand_window: SecondsOrZero = 0.0
     max_nodes: NodeCount = 4
     idle_timeout: Seconds = 120.0
     stopped_timeout: SecondsOrZero = 86_400.0
@@ -370,6 +372,7 @@ class Pool(Struct, frozen=True, kw_only=True):
     drain_timeout: Seconds = 3600.0
     stop_timeout: Seconds = 120.0
     destroy_timeout: Seconds = 120.0
+    start_attempts: Annotated[int, Meta(ge=1, le=100)] = 3
     failed_timeout: Seconds = 60.0
     breaker_failures: Annotated[int, Meta(ge=0, le=10_000)] = 5
     breaker_pause: Seconds = 5.0
@@ -488,7 +491,7 @@ def load(file: str | os.PathLike[str] | None = None, env: Mapping[str, str] = os
     return config
 
 
-RUN_TIME_SETTINGS = ("max_nodes", "min_ready", "beta", "idle_timeout", "stopped_reserve")
+RUN_TIME_SETTINGS = ("max_nodes", "min_ready", "beta", "hold_beta", "demand_window", "idle_timeout", "stopped_reserve")
 """What may be changed of a pool while the bridge runs: the policy, not what a node is or how long it may take."""
 
 
@@ -512,8 +515,17 @@ def override(pool: Pool, values: Mapping[str, object]) -> Pool:
         name: _convert(value, inspect.type_info(kinds[name]), kinds[name], name) for name, value in values.items()
     }
     pool = msgspec.structs.replace(pool, **changed)
-    _check_pool(pool, f"pool {pool.name}")
+    check_pool(pool, f"pool {pool.name}")
     return pool
+
+
+def read(cls: type[_S], file: str | os.PathLike[str]) -> _S:
+    """Read another TOML file than the configuration into a struct, with errors like those of `load`.
+
+    Raises:
+        ConfigError: the file cannot be read, or something in it is wrong.
+    """
+    return _fill(cls, _read(Path(file)), f"{file}: ")
 
 
 def variables() -> dict[str, tuple[str, str]]:
@@ -746,7 +758,7 @@ def _check(config: Config, where: Callable[[str], str]) -> None:
         here = f"{where('pools').removesuffix('pools')}[[pools]] {_shown(pool.name)}"
         if pool.name in [other.name for other in config.pools[:index]]:
             raise ConfigError(f"{here}: name: expected a name of its own, another pool has this one")
-        _check_pool(pool, here)
+        check_pool(pool, here)
         if mistake := fallback_mistake(pool.name, {other.name: other.fallback for other in config.pools}):
             raise ConfigError(f"{here}: {mistake}")
     _check_projects(config, where)
@@ -776,10 +788,13 @@ def _check_server(server: Server, where: Callable[[str], str]) -> None:
             raise ConfigError(f"{where('server.trusted_proxies')}: {expected}, got {_shown(proxy)}") from None
 
 
-def _check_pool(pool: Pool, here: str) -> None:
+def check_pool(pool: Pool, here: str) -> None:
+    """Find the mistakes that lie between the keys of a pool; raises ConfigError, with `here` before the key."""
     most = pool.max_nodes * pool.slots
     if pool.provider != "static" and pool.min_ready > most:
         raise ConfigError(f"{here}: min_ready: expected at most max_nodes times slots = {most}, got {pool.min_ready}")
+    if pool.hold_beta and pool.hold_beta < pool.beta:
+        raise ConfigError(f"{here}: hold_beta: expected 0, or at least beta = {pool.beta:g}, got {pool.hold_beta:g}")
     for index, schedule in enumerate(pool.schedules):
         if mistake := schedule_mistake(schedule, pool.spec()):
             raise ConfigError(f"{here}: schedules[{index}].{mistake}")

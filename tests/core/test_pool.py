@@ -418,7 +418,7 @@ def test_one_that_comes_later_is_told_full() -> None:
 
 
 def test_a_failed_node_is_destroyed_and_replaced() -> None:
-    it = pool(started("a"), max_nodes=1, failed_timeout=60)
+    it = pool(started("a"), max_nodes=1, failed_timeout=60, start_attempts=1)
     join(it, "s")
     told(it)
     fail(it, "a")

@@ -39,7 +39,7 @@ def commands(program: str) -> list[tuple[str, list[str]]]:
         match = re.search(rf"(?:^|[\s=:/]){program} (?=[a-zA-Z-])(.*)", line)
         if match and not re.match(r"\s*(#|//|\*)", line):
             try:
-                found.append((page, shlex.split(match[1], comments=True)))
+                found.append((page, shlex.split(re.sub(r" > \S+$", "", match[1]), comments=True)))
             except ValueError:
                 continue  # prose with an apostrophe
     return found

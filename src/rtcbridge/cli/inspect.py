@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rtcbridge import config
-from rtcbridge.cli import CommandError, Parser, Subparsers, UsageError, add_command, offline
+from rtcbridge.cli import CommandError, Parser, Subparsers, UsageError, add_command, offline, record
 from rtcbridge.cli.api import Api, add_api, find, path
 from rtcbridge.cli.table import add_json, moment, show, span
 from rtcbridge.gateway.views import NodeView, PoolView, SessionView
@@ -44,6 +44,8 @@ def _add_nodes(parser: Parser) -> None:
 def _add_sessions(parser: Parser) -> None:
     parser.add_argument("--all", action="store_true", help="ended ones too, newest first; from the store")
     parser.add_argument("--limit", type=_limit, default=100, help="with --all: how many (default 100)")
+    parser.add_argument("--csv", action="store_true", help="every ended one as CSV, oldest first, for `simulate`")
+    parser.add_argument("--pool", help="with --csv: only those of this pool")
     end = _add_action(_actions(parser), "end", _end, "end a session: its client is told, its slot is free")
     end.add_argument("id", metavar="SESSION")
     end.add_argument("--reason", default="", help="for the record and for the node's log; at most 200 characters")
@@ -156,6 +158,13 @@ def _show_nodes(rows: Sequence[NodeView], args: argparse.Namespace) -> None:
 
 
 def _sessions(args: argparse.Namespace) -> int:
+    if args.csv:
+        if args.url:
+            raise UsageError("--csv reads the store, and --url names a bridge")
+        record.export(config.load(args.config).store, args.pool)
+        return 0
+    if args.pool is not None:
+        raise UsageError("--pool expects --csv beside it")
     if args.all:
         if args.url:
             raise UsageError("--all reads the store of this machine, and --url names a bridge")

@@ -42,6 +42,7 @@ class Pool(Assignment):
     ) -> None:
         super().__init__(spec, projects, stirred)
         self.breaker = Breaker(spec.breaker_failures, spec.breaker_pause, spec.breaker_max_pause)
+        self._staffing = policy.Staffing()
 
     # --- nodes ---
 
@@ -136,8 +137,11 @@ class Pool(Assignment):
         if excess := self._excess():
             return steps + excess  # the next plan goes on without them
         demand = len(self.line.queue) + tally.sessions
-        missing = policy.target(demand, self.spec.min_ready, self.spec.beta) + self._useless() - tally.capacity
-        return steps + (self._more(missing) if missing > 0 else self._less(-missing, now))
+        band = self._staffing.band(self.spec, demand, now)
+        useful = tally.capacity - self._useless()
+        if useful < band.start:
+            return steps + self._more(band.start - useful)
+        return steps + self._less(useful - band.start, useful - band.stop, now)
 
     def _useless(self) -> int:
         """Slots that a waiting session may not have, since their node did not answer it."""
@@ -156,7 +160,7 @@ class Pool(Assignment):
 
     def _more(self, missing: int) -> list[Create | Step]:
         steps: list[Create | Step] = []
-        for node in sorted(self._tally.stopped.values(), key=lambda node: (-node.since, node.id)):
+        for node in sorted(self._tally.stopped.values(), key=lambda node: (node.refusals, -node.since, node.id)):
             if missing > 0:
                 steps.append(Step(node.id, NodeEvent.START))
                 missing -= node.capacity
@@ -165,14 +169,18 @@ class Pool(Assignment):
         new = min(self._creatable(), -(-missing // self.spec.slots))
         return (steps + [Create()] * new)[: self.breaker.allowance]
 
-    def _less(self, surplus: int, now: float) -> list[Create | Step]:
+    def _less(self, surplus: int, excess: float, now: float) -> list[Create | Step]:
+        """Stop idle nodes: an excess at once, the rest of a surplus when they have been idle for long enough."""
         steps: list[Create | Step] = []
         for since, id in self._tally.idle:
-            if surplus <= 0 or since + self.spec.idle_timeout > now:
+            late = since + self.spec.idle_timeout <= now
+            if surplus <= 0 or not (late or excess > 0):
                 break
-            if (capacity := self.nodes[id].capacity) <= surplus:
+            capacity = self.nodes[id].capacity
+            if capacity <= (surplus if late else excess):
                 steps.append(Step(id, NodeEvent.DRAIN))
                 surplus -= capacity
+                excess -= capacity
         return steps
 
     def operations(self, now: float) -> list[tuple[Node, str]]:
@@ -197,12 +205,18 @@ class Pool(Assignment):
             if reserved and len(self._tally.stopped) <= self.spec.stopped_reserve:
                 node.prolong(now)
                 continue
-            silent = node.state in UP and node.heard + silence <= now
-            if self.observe(node.id, NodeEvent.SILENT if silent else NodeEvent.TIMEOUT, now):
+            event = NodeEvent.TIMEOUT
+            if node.state in UP and node.heard + silence <= now:
+                event = NodeEvent.SILENT
+            elif node.state is NodeState.FAILED and 0 < node.refusals < self.spec.start_attempts:
+                event = NodeEvent.RESTED
+            if self.observe(node.id, event, now):
                 changed.append(node.id)
         return changed
 
     def next_due(self, now: float, silence: float) -> float:
         """Return when the next deadline, retry, idle node or end of a pause is due; infinity if nothing is."""
         due = min(self._tally.next_due(now, silence), self.breaker.until)
-        return min(due, self._tally.next_idle(now, self.spec.idle_timeout)) if self.spec.elastic else due
+        if not self.spec.elastic:
+            return due
+        return min(due, self._tally.next_idle(now, self.spec.idle_timeout), self._staffing.next_change(self.spec))

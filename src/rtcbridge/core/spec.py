@@ -14,6 +14,8 @@ class PoolSpec(Struct, frozen=True, kw_only=True):
     slots: int = 1
     min_ready: int = 0
     beta: float = 0.0  # ready slots grow with the square root of the demand, see core.policy
+    hold_beta: float = 0.0  # the same for what is kept: more is stopped at once; 0 = after idle_timeout only
+    demand_window: float = 0.0  # the demand under the root is an average over about so long; 0 = that of the moment
     max_nodes: int = 4
     idle_timeout: float = 120.0
     stopped_timeout: float = 86_400.0  # a node stopped for so long is destroyed; 0 = never
@@ -29,6 +31,9 @@ class PoolSpec(Struct, frozen=True, kw_only=True):
     drain_timeout: float = 3_600.0  # how long a draining node may keep its sessions
     stop_timeout: float = 120.0
     destroy_timeout: float = 120.0
+    start_attempts: int = (
+        3  # a stopped node whose start was refused so often in a row is destroyed; else it is stopped again
+    )
     failed_timeout: float = 60.0  # how long a node that failed to start counts before it is destroyed
     breaker_failures: int = 5  # creations and starts that fail in a row, before a pause; 0 = never pause
     breaker_pause: float = 5.0  # the first pause; one more failure doubles it

@@ -48,6 +48,8 @@ class Viewer:
             min_ready=spec.min_ready,
             beta=spec.beta,
             max_nodes=spec.max_nodes if spec.elastic else None,
+            hold_beta=spec.hold_beta,
+            demand_window=spec.demand_window,
             idle_timeout=spec.idle_timeout,
             stopped_reserve=spec.stopped_reserve,
             overrides=overrides,

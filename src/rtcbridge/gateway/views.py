@@ -35,6 +35,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     min_ready: int
     beta: float
     max_nodes: int | None  # None: a static pool has no such bound
+    hold_beta: float
+    demand_window: float
     idle_timeout: float
     stopped_reserve: int
     overrides: dict[str, Override]

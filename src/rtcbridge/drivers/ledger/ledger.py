@@ -106,6 +106,14 @@ class LedgerReader:
         query = sa.select(sessions).where(sessions.c.ended.is_(None)).order_by(sessions.c.started)
         return [SessionRow(**row) for row in self._database.read(query)]
 
+    def ended_sessions(self, pool: str | None = None) -> Sequence[SessionRow]:
+        """Return the sessions that have ended, of one pool or of all, oldest first. Raises LedgerError."""
+        ended = sa.and_(sessions.c.ended.is_not(None), sessions.c.project != "")
+        query = sa.select(sessions).where(ended).order_by(sessions.c.started)
+        if pool is not None:
+            query = query.where(sessions.c.pool == pool)
+        return [SessionRow(**row) for row in self._database.read(query)]
+
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first. Raises LedgerError."""
         query = sa.select(sessions).where(sessions.c.project != "").order_by(sessions.c.started.desc()).limit(limit)
