@@ -34,8 +34,9 @@ NOW = time.time()
 def pool(**values: Any) -> PoolView:
     known: dict[str, Any] = {
         "name": "gpu", "provider": "ec2", "slots": 1, "min_ready": 0, "beta": 0.0, "hold_beta": 0.0,
-        "demand_window": 0.0, "max_nodes": 10, "idle_timeout": 120.0, "stopped_reserve": 0, "overrides": {}, "nodes": {}, "sessions": 0, "free": 0,
-        "coming": 0, "stopped": 0, "waiting": 0, "waiting_since": None, "eta": None, "starts": 0, "breaker": None,
+        "demand_window": 0.0, "max_nodes": 10, "idle_timeout": 120.0, "stopped_reserve": 0, "overrides": {},
+        "nodes": {}, "sessions": 0, "free": 0, "coming": 0, "stopped": 0, "waiting": 0, "waiting_since": None,
+        "eta": None, "starts": 0, "breaker": None, "model": None,
     }  # fmt: skip
     return PoolView(**known | values)
 

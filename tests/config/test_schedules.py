@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from rtcbridge.config.schedules import Schedule, in_force
 from rtcbridge.core.spec import Window
-from rtcbridge.schedules import Schedule, in_force
 
 BERLIN = "Europe/Berlin"  # clocks go on at 2:00 on 2026-03-29, and back at 3:00 on 2026-10-25
 

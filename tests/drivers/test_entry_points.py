@@ -157,8 +157,8 @@ def test_a_package_fills_its_own_options(install, tmp_path, table, expected):
 
 def test_entry_points_of_this_package_may_be_older_than_its_source(monkeypatch):
     """An editable installation has the metadata of the day that it was made."""
-    monkeypatch.setattr("rtcbridge.config.entry_points", lambda group: ())
+    monkeypatch.setattr("rtcbridge.config.pool.entry_points", lambda group: ())
     assert isinstance(make_provider(Pool()), LocalProvider)
     stale = EntryPoint("local", "rtcbridge.no.such:module", PROVIDER_GROUP)
-    monkeypatch.setattr("rtcbridge.config.entry_points", lambda group: (stale,))
+    monkeypatch.setattr("rtcbridge.config.pool.entry_points", lambda group: (stale,))
     assert isinstance(make_provider(Pool()), LocalProvider)

@@ -34,9 +34,9 @@ class PoolView(Struct, frozen=True, kw_only=True):
     slots: int
     min_ready: int
     beta: float
-    max_nodes: int | None  # None: a static pool has no such bound
     hold_beta: float
     demand_window: float
+    max_nodes: int | None  # None: a static pool has no such bound
     idle_timeout: float
     stopped_reserve: int
     overrides: dict[str, Override]

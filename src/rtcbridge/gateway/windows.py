@@ -2,9 +2,9 @@
 
 import structlog
 
+from rtcbridge.config.schedules import Schedule, in_force
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.timers import Timer
-from rtcbridge.schedules import Schedule, in_force
 
 log = structlog.get_logger(__name__)
 

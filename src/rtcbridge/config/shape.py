@@ -1,35 +1,24 @@
-"""The tables of the configuration that shape pools: schedules, projects, fallbacks; part of `rtcbridge.config`."""
+"""The tables that shape pools: schedules, projects, fallbacks."""
 
 from collections.abc import Collection, Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from rtcbridge import schedules
+from rtcbridge.config import schedules
+from rtcbridge.config.kinds import (
+    Cron,
+    NodeCount,
+    OtherPool,
+    Project,
+    Ready,
+    SecondsOrZero,
+    SessionCount,
+    TimeOfDay,
+    Zone,
+)
 from rtcbridge.core.fallback import chain
 from rtcbridge.core.spec import PoolSpec, ProjectSpec, Window
-
-_YEAR = 31_536_000.0
-
-SecondsOrZero = Annotated[float, Meta(ge=0, le=_YEAR)]
-PoolName = Annotated[
-    str,
-    Meta(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z",
-        description="a name of 1 to 63 letters, digits, '_', '.' or '-'",
-    ),
-]
-OtherPool = Annotated[
-    str,
-    Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,62})?\Z", description="the name of a pool"),
-]
-Project = Annotated[str, Meta(pattern=r"^[A-Z0-9]{6}\Z", description="six characters A-Z 0-9")]
-Cron = Annotated[str, Meta(pattern=r"^[^\0\n]{0,200}\Z", description='five fields such as "0 8 * * mon-fri"')]
-Zone = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_+/-]{1,64}\Z", description="an IANA name such as Europe/Berlin")]
-TimeOfDay = Annotated[str, Meta(pattern=r"^(([01]\d|2[0-3]):[0-5]\d)?\Z", description='a time of day such as "18:30"')]
-Ready = Annotated[int, Meta(ge=0, le=100_000)]
-NodeCount = Annotated[int, Meta(ge=0, le=10_000)]
-SessionCount = Annotated[int, Meta(ge=0, le=10_000_000)]
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
