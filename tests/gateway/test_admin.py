@@ -163,6 +163,8 @@ async def test_pools_nodes_and_sessions(tmp_path: Path) -> None:
                 "slots": 1,
                 "min_ready": 0,
                 "beta": 0.0,
+                "hold_beta": 0.0,
+                "demand_window": 0.0,
                 "max_nodes": None,
                 "idle_timeout": 120.0,
                 "stopped_reserve": 0,
