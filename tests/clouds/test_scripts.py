@@ -13,7 +13,7 @@ from clouds.fakes import BROKEN, BUSY, CLOUDS, FakeLambda, FakeRunPod, FakeVast
 from docs.pages import ROOT
 from rtcbridge.config import CommandOptions
 from rtcbridge.drivers.providers import CommandProvider
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 pytestmark = pytest.mark.slow
 
@@ -61,10 +61,10 @@ async def test_a_machine_s_life(cloud: Any) -> None:
         await machines.create(NODE)
         (machine,) = cloud.there()
         assert machine.name == f"rtcbridge-{NODE.node}"
-    assert await provider(cloud).list() == {NODE.node: True}
+    assert await provider(cloud).list() == {NODE.node: Machine.RUNNING}
     for _ in range(2):
         await machines.stop(NODE)
-    assert await provider(cloud).list() == ({NODE.node: False} if cloud.keeps_disks else {})
+    assert await provider(cloud).list() == ({NODE.node: Machine.STOPPED} if cloud.keeps_disks else {})
     for _ in range(2):
         await machines.start(NODE)
         assert len(cloud.up()) == len(cloud.there()) == 1

@@ -186,7 +186,9 @@ async def test_a_pod_that_the_cluster_is_about_to_take_away_is_noticed(machines,
     pod = api.all("pods")[NAME]
     pod["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}]
     api.put("pods", pod)
-    await listed(provider, {"node-1": Machine.LEAVING})
+    async with asyncio.timeout(15):
+        while await provider.list() != {"node-1": Machine.LEAVING}:  # noqa: ASYNC110 - the provider does not call
+            await asyncio.sleep(0.01)
 
 
 # --- whose is it? ---
