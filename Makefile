@@ -10,6 +10,7 @@ TLS ?= 0
 
 BIN := .venv/bin
 FAST := -n 2 --dist loadfile -m "not browser and not slow"
+SLOW := -n 2 --dist loadfile -m "slow and not browser"
 CHECKED := src tests benchmarks tools examples console
 
 .PHONY: help demo test test-fast check format page docs simulate bench bench-relay bench-media clean
@@ -29,7 +30,8 @@ test: ## set up what the tests need, check the code, and run all tests
 	@tools/postgres.sh
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
-	@$(BIN)/python -m pytest -m "browser or slow" $(ARGS)
+	@$(BIN)/python -m pytest $(SLOW) $(ARGS)
+	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-fast: ## the tests that need neither a browser nor servers
 	@tools/setup.sh dev

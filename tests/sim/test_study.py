@@ -49,6 +49,7 @@ def test_the_cheapest_that_is_good_enough_is_recommended(goal, usd):
     assert (found and found.usd_a_day / 2) == usd
 
 
+@pytest.mark.slow
 def test_processes_change_nothing_and_more_ready_slots_mean_fewer_that_wait():
     cases = tuple(Case(generate(Rhythm(days=0.5), seed), seed) for seed in (1, 2))
     study = Study(World(), cases)
