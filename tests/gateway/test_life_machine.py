@@ -1,0 +1,330 @@
+"""The whole life of nodes and sessions under the real bridge and reconciler, with a fault possible at every step.
+
+The fakes are those of `gateway.proof`: a cloud that lies, a disk that fails, nodes and clients at the level of
+messages, and a clock that is moved by hand. `PROVE=examples[,steps]` in the environment makes it as long as that.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+
+from gateway.proof.checks import check_now, check_rest, check_silence
+from gateway.proof.cloud import Agent, Outcome
+from gateway.proof.world import Customer, World
+from rtcbridge import config
+from rtcbridge.core.node import NodeEvent, NodeState
+
+_EXAMPLES, _STEPS = [int(number) for number in [*os.environ.get("PROVE", "60").split(","), "50"][:2]]
+MACHINE = settings(
+    max_examples=_EXAMPLES,
+    stateful_step_count=_STEPS,
+    deadline=None,
+    derandomize="PROVE" not in os.environ,
+    database=None,
+    print_blob=True,
+    suppress_health_check=list(HealthCheck),
+)
+_index = st.integers(0, 99)
+_T = TypeVar("_T")
+
+_pools = st.builds(
+    config.Pool,
+    name=st.just("p"),
+    provider=st.just("command"),
+    slots=st.integers(1, 2),
+    min_ready=st.integers(0, 1),
+    beta=st.sampled_from([0.0, 1.0]),
+    stopped_reserve=st.integers(0, 1),
+    max_nodes=st.integers(1, 3),
+    idle_timeout=st.just(5.0),
+    stopped_timeout=st.just(30.0),
+    provision_timeout=st.just(8.0),
+    start_timeout=st.just(8.0),
+    boot_timeout=st.just(8.0),
+    lost_timeout=st.just(6.0),
+    drain_timeout=st.just(20.0),
+    stop_timeout=st.just(9.0),
+    destroy_timeout=st.just(9.0),
+    failed_timeout=st.just(7.0),
+)
+_sessions = st.builds(
+    config.Sessions,
+    claim_timeout=st.just(3.0),
+    answer_timeout=st.just(2.0),
+    connect_timeout=st.just(4.0),
+    resume_grace=st.just(6.0),
+    max_session=st.sampled_from([0.0, 25.0]),
+    max_candidates=st.just(4),
+)
+
+
+def _pick(there: Sequence[_T], index: int) -> _T:
+    return there[index % len(there)]
+
+
+class Life(RuleBasedStateMachine):
+    """One elastic pool, up to four clients, a fake cloud."""
+
+    world: World
+
+    @initialize(pool=_pools, sessions=_sessions)
+    def begin(self, pool: config.Pool, sessions: config.Sessions) -> None:
+        nodes = config.Nodes(heartbeat=1.0, missed=3)
+        self.world = World(config.Config(sessions=sessions, nodes=nodes, pools=(pool,)))
+        self.look()
+
+    def look(self) -> None:
+        """Let all that can happen now happen, and see whether it may."""
+        self.world.turn()
+        check_now(self.world)
+
+    # --- clients ---
+
+    def some_customer(self, index: int) -> Customer:
+        return _pick(self.world.customers, index)
+
+    @precondition(lambda self: len(self.world.customers) < 4)
+    @rule(start=st.booleans())
+    def client_comes(self, start: bool) -> None:
+        customer = self.world.customer_comes()
+        customer.say({"type": "session_start"} if start else {"type": "offer", "sdp": "o"})
+        self.look()
+
+    @precondition(lambda self: self.world.customers)
+    @rule(index=_index, message=st.sampled_from(["session_start", "offer", "offer", "candidate"]))
+    def client_speaks(self, index: int, message: str) -> None:
+        fields = {"session_start": {}, "offer": {"sdp": "o"}, "candidate": {"candidate": {"candidate": "c"}}}
+        self.some_customer(index).say({"type": message, **fields[message]})
+        self.look()
+
+    @precondition(lambda self: self.world.customers)
+    @rule()
+    def clients_claim(self) -> None:
+        for customer in self.world.customers:
+            if customer.told == "waiting" and not customer.answered:
+                customer.say({"type": "offer", "sdp": "o"})
+        self.look()
+
+    @precondition(lambda self: self.world.customers)
+    @rule(index=_index, goodbye=st.booleans())
+    def client_goes(self, index: int, goodbye: bool) -> None:
+        customer = self.some_customer(index)
+        self.world.customers.remove(customer)
+        customer.socket.quit(goodbye)
+        self.look()
+
+    # --- nodes ---
+
+    @precondition(lambda self: self.world.cloud.agents())
+    @rule(late=st.booleans())
+    def agents_come_up(self, late: bool) -> None:
+        """Those that are not there register, the first of them only if `late`."""
+        missing = [agent for agent in self.world.cloud.agents() if not agent.is_up]
+        for agent in missing[:1] if late else missing:
+            self.world.register(agent)
+        check_now(self.world)
+
+    @precondition(lambda self: self.world.everyone())
+    @rule(index=_index, keep=st.integers(0, 7))
+    def agent_registers_again(self, index: int, keep: int) -> None:
+        """While its old socket may still be open; some of its sessions may have gone."""
+        self.world.register(_pick(self.world.everyone(), index), keep)
+        check_now(self.world)
+
+    @precondition(lambda self: self.world.everyone())
+    @rule(index=_index)
+    def agent_drops(self, index: int) -> None:
+        agent = _pick(self.world.everyone(), index)
+        if agent.socket is not None:
+            agent.socket.quit(goodbye=False)
+        self.look()
+
+    @rule(keep=st.integers(0, 7), there=st.sampled_from([True, True, False]))
+    def own_node(self, keep: int, there: bool) -> None:
+        """A node that no provider made comes, or its program ends."""
+        if there:
+            self.world.register(self.world.own_node("own"), keep)
+        elif agent := self.world.own.pop("own", None):
+            agent.die()
+        self.look()
+
+    @precondition(lambda self: any(agent.sessions for agent in self.world.everyone()))
+    @rule(connected=st.sampled_from([True, True, False]))
+    def agents_answer(self, connected: bool) -> None:
+        for agent in self.world.everyone():
+            for session in list(agent.sessions):
+                agent.speak(session, "answer")
+                if connected:
+                    agent.speak(session, "connected")
+        self.look()
+
+    @precondition(lambda self: any(agent.offered for agent in self.world.everyone()))
+    @rule(
+        index=_index,
+        which=_index,
+        what=st.sampled_from(["answer", "candidate", "error", "connected", "closed"]),
+        stale=st.booleans(),
+    )
+    def agent_speaks(self, index: int, which: int, what: str, stale: bool) -> None:
+        """Of any session that it was ever offered; or, if `stale`, on a socket that it has given up."""
+        agent = _pick([agent for agent in self.world.everyone() if agent.offered], index)
+        session = _pick(sorted(agent.offered), which)
+        if stale:
+            if agent.old is not None:
+                agent.old.say({"type": "session_state", "session": session, "state": "closed"})
+        else:
+            agent.speak(session, what)
+        self.look()
+
+    @rule(listening=st.booleans())
+    def agents_listen(self, listening: bool) -> None:
+        """What is not read when a socket breaks is lost."""
+        self.world.listening = listening
+        self.look()
+
+    # --- the cloud ---
+
+    @rule(prompt=st.booleans(), slow_lists=st.booleans())
+    def cloud_mood(self, prompt: bool, slow_lists: bool) -> None:
+        self.world.cloud.prompt, self.world.cloud.slow_lists = prompt, slow_lists
+
+    @rule(outage=st.booleans())
+    def cloud_outage(self, outage: bool) -> None:
+        self.world.cloud.outage = outage
+
+    @precondition(lambda self: self.world.cloud.calls)
+    @rule(index=_index, outcome=st.sampled_from([Outcome.DONE, Outcome.DONE, *Outcome]))
+    def cloud_answers(self, index: int, outcome: Outcome) -> None:
+        self.world.cloud.finish(_pick(self.world.cloud.calls, index), outcome)
+        self.look()
+
+    @precondition(lambda self: self.world.cloud.calls)
+    @rule()
+    def cloud_obeys(self) -> None:
+        for call in list(self.world.cloud.calls):
+            self.world.cloud.finish(call, Outcome.DONE)
+        self.look()
+
+    @precondition(lambda self: self.world.cloud.strays)
+    @rule(index=_index, again=st.booleans())
+    def stray_request_lands(self, index: int, again: bool) -> None:
+        self.world.cloud.land(index % len(self.world.cloud.strays), keep=again)
+        self.look()
+
+    @rule(index=_index, lie=st.sampled_from([None, True, False]))
+    def cloud_lies(self, index: int, lie: bool | None) -> None:
+        """From now on its list is wrong about a machine; it may be one that never was."""
+        known = [*self.world.cloud.machines, *self.world.pool.nodes]
+        if known:
+            self.world.cloud.lies[_pick(sorted(set(known)), index)] = lie
+            self.world.cloud.bent = True
+
+    @rule()
+    def cloud_is_honest(self) -> None:
+        self.world.cloud.lies.clear()
+
+    @precondition(lambda self: self.world.cloud.agents())
+    @rule(index=_index, gone=st.booleans())
+    def machine_dies(self, index: int, gone: bool) -> None:
+        """It is switched off, or taken away altogether."""
+        node = _pick(self.world.cloud.agents(), index).node
+        self.world.cloud.do("destroy" if gone else "stop", node)
+        self.look()
+
+    @precondition(lambda self: any(not machine.running for machine in self.world.cloud.machines.values()))
+    @rule(index=_index)
+    def machine_is_started_by_hand(self, index: int) -> None:
+        stopped = [id for id, machine in self.world.cloud.machines.items() if not machine.running]
+        self.world.cloud.bent = True
+        self.world.cloud.do("start", _pick(stopped, index))
+        self.look()
+
+    # --- the bridge ---
+
+    @rule(written=st.booleans())
+    def bridge_is_killed(self, written: bool) -> None:
+        self.world.crash(written=written)
+        check_now(self.world)
+
+    @rule()
+    def bridge_restarts(self) -> None:
+        self.world.restart()
+        check_now(self.world)
+
+    @rule(slow=st.booleans(), failing=st.sampled_from([False, False, True]))
+    def disk(self, slow: bool, failing: bool) -> None:
+        self.world.disk.slow, self.world.disk.failing = slow, failing
+        if not slow:
+            self.world.ledger.write()
+        self.look()
+
+    @precondition(lambda self: self.world.ledger.pending)
+    @rule()
+    def disk_writes(self) -> None:
+        self.world.ledger.write()
+        self.look()
+
+    @precondition(lambda self: any(node.state is NodeState.READY for node in self.world.pool.nodes.values()))
+    @rule(index=_index)
+    def node_is_drained(self, index: int) -> None:
+        """By request of an admin."""
+        ready = [node for node in self.world.pool.nodes.values() if node.state is NodeState.READY]
+        self.world.reconciler._tell(self.world.pool, _pick(ready, index), NodeEvent.DRAIN, self.world.loop.time())
+        self.world.bridge.settle(self.world.pool)
+        self.look()
+
+    # --- time ---
+
+    @rule(seconds=st.sampled_from([0.02, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0]), beating=st.sampled_from([True, True, False]))
+    def time_passes(self, seconds: float, beating: bool) -> None:
+        self.world.beating = beating
+        self.world.advance(seconds)
+        check_now(self.world)
+
+    @rule(seconds=st.sampled_from([2.0, 10.0, 100.0]))
+    def clock_leaps(self, seconds: float) -> None:
+        """The whole process was held up for so long."""
+        self.world.loop.leap(seconds)
+        self.look()
+
+    @rule(seconds=st.sampled_from([-3600.0, -5.0, 5.0, 3600.0]))
+    def wall_clock_is_set(self, seconds: float) -> None:
+        self.world.skew += seconds
+
+    # --- the end ---
+
+    def teardown(self) -> None:
+        """With faults off, everything comes to rest; with the clients gone, everything is given back."""
+        if not (world := getattr(self, "world", None)):
+            return
+        try:
+            count = len(world.cloud.strays)
+            world.honest(lambda operation, node: (len(operation) + len(node) + count) % 2 == 0)
+            world.live(130.0)
+            check_now(world)
+            check_rest(world)
+            for customer in list(world.customers):
+                world.customers.remove(customer)
+                customer.socket.quit(goodbye=True)
+            world.live(100.0)
+            check_now(world)
+            check_silence(world)
+        finally:
+            world.close()
+
+
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+def test_the_whole_life_with_faults_at_every_step() -> None:
+    run_state_machine_as_test(Life, settings=MACHINE)
+
+
+def test_agent_is_a_fake_that_holds_to_its_capacity() -> None:
+    agent = Agent("n", "token", capacity=1)
+    agent._take("one")
+    with pytest.raises(AssertionError, match="more live sessions than slots"):
+        agent._take("two")
