@@ -149,7 +149,7 @@ class Life(RuleBasedStateMachine):
         """A node that no provider made comes, or its program ends."""
         if there:
             self.world.register(self.world.own_node("own"), keep)
-        elif agent := self.world.own.pop("own", None):
+        elif agent := self.world.own.get("own"):
             agent.die()
         self.look()
 
@@ -246,14 +246,13 @@ class Life(RuleBasedStateMachine):
 
     # --- the bridge ---
 
-    @rule(written=st.booleans())
-    def bridge_is_killed(self, written: bool) -> None:
-        self.world.crash(written=written)
-        check_now(self.world)
-
-    @rule()
-    def bridge_restarts(self) -> None:
-        self.world.restart()
+    @rule(how=st.sampled_from(["written", "unwritten", "in order"]))
+    def bridge_ends(self, how: str) -> None:
+        """It is killed, with what it was about to write on the disk or not; or it is ended in good order."""
+        if how == "in order":
+            self.world.restart()
+        else:
+            self.world.crash(written=how == "written")
         check_now(self.world)
 
     @rule(slow=st.booleans(), failing=st.sampled_from([False, False, True]))
@@ -296,6 +295,16 @@ class Life(RuleBasedStateMachine):
     def wall_clock_is_set(self, seconds: float) -> None:
         self.world.skew += seconds
 
+    @rule(seconds=st.sampled_from([0.1, 1.0]))
+    def all_goes_well(self, seconds: float) -> None:
+        """For a moment nothing fails: what was asked is done, nodes come up, clients claim, media flows."""
+        world = self.world
+        for _ in range(2):
+            self.cloud_obeys()
+            world.serve()
+        world.advance(seconds)
+        check_now(world)
+
     # --- the end ---
 
     def teardown(self) -> None:
@@ -305,12 +314,10 @@ class Life(RuleBasedStateMachine):
         try:
             count = len(world.cloud.strays)
             world.honest(lambda operation, node: (len(operation) + len(node) + count) % 2 == 0)
-            world.live(130.0)
+            world.live(200.0)
             check_now(world)
             check_rest(world)
-            for customer in list(world.customers):
-                world.customers.remove(customer)
-                customer.socket.quit(goodbye=True)
+            world.hang_up()
             world.live(100.0)
             check_now(world)
             check_silence(world)

@@ -32,7 +32,7 @@ class Agent:
     token: str
     capacity: int
     sessions: dict[str, bool] = field(default_factory=dict)  # and whether media is up
-    offered: set[str] = field(default_factory=set)  # all that it was ever offered
+    offered: set[str] = field(default_factory=set)  # all that this node was ever offered, in earlier lives too
     socket: NodeWire | None = None
     old: NodeWire | None = None  # one that it has given up, and that the bridge may not have noticed
     draining: bool = False
@@ -45,6 +45,7 @@ class Agent:
 
     def register(self, socket: NodeWire, keep: int = -1) -> None:
         """Dial in with those of its sessions whose bit is set in `keep`; the others have ended meanwhile."""
+        self._lose_unread()
         self.sessions = {id: up for n, (id, up) in enumerate(sorted(self.sessions.items())) if keep >> n & 1}
         payload = {"credential": self.token, "node": self.node, "pool": "p", "sessions": sorted(self.sessions)}
         self.old, self.socket = self.socket, socket
@@ -114,8 +115,14 @@ class Agent:
             if self.socket is not None:
                 self.socket.quit(goodbye=True)
 
+    def _lose_unread(self) -> None:
+        """What it has not read is gone, but the bridge did send it."""
+        if self.socket is not None:
+            self.offered |= {message["session"] for message in self.socket.read() if message["type"] == "offer"}
+
     def die(self) -> None:
         """The machine is switched off."""
+        self._lose_unread()
         self.ended = True
         self.sessions.clear()
         if self.socket is not None:
@@ -139,6 +146,7 @@ class Call:
     life: int  # of the bridge
     answer: asyncio.Future[Any]
     done: bool = False
+    lost: bool = False  # its answer will never come
     view: Mapping[str, bool] | None = None  # what a list saw
 
 
@@ -161,7 +169,6 @@ class Cloud:
         self.strays: list[tuple[str, str]] = []
         self.lies: dict[str, bool | None] = {}
         self.prompt, self.outage, self.slow_lists, self.bent = True, False, False, False
-        self.on_kill: Callable[[str], None] = lambda node: None
 
     def do(self, operation: str, node: str) -> str:
         """Do it; return why it cannot be done, or nothing."""
@@ -178,11 +185,11 @@ class Cloud:
         elif operation == "stop":
             self.off(machine)
         elif not machine.running:
-            self.machines[node] = self._machine(node)
+            self.machines[node] = self._machine(node, machine.agent.offered)
         return ""
 
-    def _machine(self, node: str) -> Machine:
-        return Machine(True, Agent(node, f"token-{node}", self.slots))
+    def _machine(self, node: str, offered: set[str] | None = None) -> Machine:
+        return Machine(True, Agent(node, f"token-{node}", self.slots, offered=offered or set()))
 
     def off(self, machine: Machine) -> None:
         """Switch a machine off."""
@@ -192,8 +199,9 @@ class Cloud:
 
     def finish(self, call: Call, outcome: Outcome) -> None:
         """Let a call come to an end."""
-        if call.answer.done():
+        if call.answer.done() or call.lost:
             return
+        call.lost = outcome is Outcome.UNHEARD
         if call.operation == "list":
             if outcome is not Outcome.UNHEARD:
                 call.answer.set_result(call.view)

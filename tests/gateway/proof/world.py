@@ -1,6 +1,7 @@
 """The real bridge and reconciler in a simulated world: a fake cloud, fake nodes and clients, a clock moved by hand."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from rtcbridge.gateway.timers import TimerWheel
 BEAT = 1.0  # seconds between heartbeats
 _EPOCH = 1_700_000_000.0  # Unix seconds at the beginning of time
 _LIFE = 10_000.0  # the monotonic clocks of two lives have nothing in common
+SEEN: Counter[tuple[NodeState, NodeEvent]] = Counter()  # what happened to nodes in all worlds of this process
 _DELIBERATE = {NodeEvent.DRAIN}  # an admin's, or a notice of the provider's
 
 
@@ -109,6 +111,7 @@ class World:
         hexes: Iterator[str] = (f"{number:020x}" for number in count(1))
         self._stack.enter_context(patch("secrets.token_hex", lambda size: f"{next(numbers):0{2 * size}x}"))
         self._stack.enter_context(patch("rtcbridge.gateway.bridge._random", hexes))
+        self._stack.enter_context(patch("rtcbridge.gateway.bridge._POLL_KEYS", 1e6))  # keys have tests of their own
         before = structlog.get_config()
         self._stack.callback(structlog.configure, **before)
         structlog.configure(
@@ -145,7 +148,7 @@ class World:
     def _die(self) -> None:
         """The process ends between two instructions: nothing of it acts any more."""
         self._passed += self.loop.time() - self.life * _LIFE
-        for agent in [*self.cloud.agents(), *self.own.values()]:
+        for agent in self.everyone():
             if agent.socket is not None:
                 agent.socket.is_up = False
             agent.socket = agent.old = None
@@ -218,7 +221,7 @@ class World:
 
     def everyone(self) -> list[Agent]:
         """All node programs that run."""
-        return [*self.cloud.agents(), *self.own.values()]
+        return [*self.cloud.agents(), *(agent for agent in self.own.values() if not agent.ended)]
 
     def customer_comes(self) -> Customer:
         """A client dials and shows its key."""
@@ -236,7 +239,11 @@ class World:
 
     def own_node(self, id: str) -> Agent:
         """A node that no provider made."""
-        return self.own.setdefault(id, Agent(id, NODE_KEY, self.spec.slots))
+        agent = self.own.get(id)
+        if agent is None or agent.ended:
+            offered = agent.offered if agent is not None else set()
+            agent = self.own[id] = Agent(id, NODE_KEY, self.spec.slots, offered=offered)
+        return agent
 
     def agent(self, node: str) -> Agent | None:
         """The program that runs as this node."""
@@ -270,6 +277,7 @@ class World:
             node = pool.nodes[id]
             before, held = node.state, len(node.sessions)
             changed = real(id, event, now)
+            SEEN[before, event] += 1
             if held and not node.sessions:
                 self._judge(node, before, event, now)
             return changed
@@ -291,7 +299,10 @@ class World:
     # --- faults end ---
 
     def honest(self, land: Callable[[str, str], bool]) -> None:
-        """From now on cloud, disk and nodes do what they should; stray requests are done or not, as `land` says."""
+        """From now on cloud, disk and nodes do what they should, but a lost answer never comes.
+
+        Requests that nobody waits for are done or not, as `land` says.
+        """
         self.beating = self.listening = True
         self.disk.slow = self.disk.failing = False
         cloud = self.cloud
@@ -307,18 +318,33 @@ class World:
         cloud.strays.clear()
         self.turn()
 
+    def hang_up(self) -> None:
+        """All clients go, and with them their media."""
+        for customer in self.customers:
+            customer.socket.quit(goodbye=True)
+        self.customers.clear()
+        for agent in self.everyone():
+            for session in list(agent.sessions):
+                agent.speak(session, "closed")
+
+    def serve(self) -> None:
+        """Nodes dial in, clients claim what they are given, and nodes answer and have media."""
+        for agent in self.everyone():
+            if not agent.is_up and not agent.ended:
+                self.register(agent)
+        for customer in self.customers:
+            if customer.told == "waiting" and not customer.answered:
+                customer.say({"type": "offer", "sdp": "o"})
+        self.turn()
+        for agent in self.everyone():
+            for session, up in list(agent.sessions.items()):
+                if not up:
+                    agent.speak(session, "answer")
+                    agent.speak(session, "connected")
+        self.turn()
+
     def live(self, seconds: float) -> None:
-        """Nodes dial in, answer and serve, and clients claim what they are given, for so long."""
+        """All do what they should, for so long."""
         for _ in range(int(seconds / BEAT)):
-            for agent in self.everyone():
-                if not agent.is_up and not agent.ended:
-                    self.register(agent)
-                for session, up in list(agent.sessions.items()):
-                    if not up:
-                        agent.speak(session, "answer")
-                        agent.speak(session, "connected")
-            for customer in self.customers:
-                if customer.told == "waiting" and not customer.answered:
-                    customer.say({"type": "offer", "sdp": "o"})
-            self.turn()
+            self.serve()
             self.advance(BEAT)

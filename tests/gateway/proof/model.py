@@ -1,0 +1,513 @@
+"""The bridge as a finite machine: the real objects, one event at a time, copied, compared and searched.
+
+Time is no number here. The clock stands still, and whatever a deadline would bring may happen at any moment: that
+is more than can happen with any real choice of deadlines. Everything is synchronous: `Reconciler`'s coroutines
+are driven to their end, each provider operation waits as data until an event says how it ends, and the ledger
+writes at once. (Slow disks and crashes between two awaits are the machine's part, in `test_life_machine`.)
+"""
+
+import asyncio
+import io
+import pickle
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import structlog
+
+from gateway.proof.cloud import Agent, Cloud
+from gateway.proof.keys import CLIENT_KEY, NODE_KEY, FixedKeys
+from gateway.proof.ledger import Disk, MemoryLedger
+from gateway.proof.sockets import ClientWire, NodeWire
+from gateway.proof.world import Customer
+from rtcbridge import config
+from rtcbridge.core.events import Source, Timeout
+from rtcbridge.core.node import DEADLINES, UP, Node, NodeEvent, NodeState
+from rtcbridge.core.pool import Pool
+from rtcbridge.core.session import DEADLINES as SESSION_DEADLINES
+from rtcbridge.core.session import State
+from rtcbridge.gateway import reconciler as reconciler_module
+from rtcbridge.gateway.bridge import Bridge
+from rtcbridge.gateway.reconciler import Reconciler
+from rtcbridge.ports import Launch, NodeRow, ProviderError, SessionRow
+
+_LONG_AGO = -1.0  # when every node came into its state: before the last list, and after its deadline was set
+_MOMENT = 1.0  # seconds: an empty node is idle for long enough, a refused operation is tried again
+
+_STALE = (
+    b'{"type":"answer","session":"%s","sdp":"old"}',
+    b'{"type":"candidate","session":"%s","candidate":{"candidate":"old"}}',
+    b'{"type":"heartbeat","connected":["%s"]}',
+    b'{"type":"error","session":"%s","message":"old"}',
+    b'{"type":"session_state","session":"%s","state":"closed"}',
+)
+
+Event = tuple[str, ...]
+
+
+class Clock:
+    """Stands still but for `_MOMENT`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def read(self) -> float:
+        return self.now
+
+
+class NoTimer:
+    """A timer that never fires by itself."""
+
+    def cancel(self) -> None:
+        pass
+
+
+class NoWheel:
+    """Deadlines are events of the search, so nothing is scheduled."""
+
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> NoTimer:
+        return NoTimer()
+
+
+class PromptLedger(MemoryLedger):
+    """The fake ledger with a disk that is never late."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+
+    async def save_node(self, row: NodeRow) -> None:
+        self.disk.nodes[row.id] = row
+
+    async def delete_node(self, node: str) -> None:
+        self.disk.nodes.pop(node, None)
+
+    def session_started(self, row: SessionRow) -> None:
+        self.disk.sessions[row.id] = row
+
+    def session_ended(self, session: str, ended: float, reason: str) -> None:
+        self.disk.sessions.pop(session, None)  # only the open ones matter here
+
+
+class PromptProvider:
+    """A fake provider whose next operation ends as it was told to."""
+
+    list_interval = 1.0
+
+    def __init__(self, cloud: Cloud) -> None:
+        self.cloud = cloud
+        self.outcome = "done"
+
+    async def _do(self, operation: str, launch: Launch) -> None:
+        failure = self.cloud.do(operation, launch.node) if self.outcome != "refused" else ""
+        if self.outcome != "done" or failure:
+            raise asyncio.CancelledError if self.outcome == "cancelled" else ProviderError(failure or "not today")
+
+    async def create(self, launch: Launch) -> None:
+        await self._do("create", launch)
+
+    async def start(self, launch: Launch) -> None:
+        await self._do("start", launch)
+
+    async def stop(self, launch: Launch) -> None:
+        await self._do("stop", launch)
+
+    async def destroy(self, launch: Launch) -> None:
+        await self._do("destroy", launch)
+
+    async def list(self) -> Mapping[str, Any] | None:
+        return self.cloud.view()
+
+    async def close(self) -> None:
+        pass
+
+
+@dataclass(eq=False)
+class Operation:
+    """A call of the provider that has begun: the coroutine that makes it, as data."""
+
+    method: str
+    arguments: dict[str, Any]
+    callbacks: list[Callable[["Operation"], object]] = field(default_factory=list)
+
+    def add_done_callback(self, callback: Callable[["Operation"], object]) -> None:
+        self.callbacks = [*self.callbacks, callback]
+
+    def cancel(self) -> None:
+        """The bridge gives it up."""
+        Model.current.given_up.append(self)
+
+
+class _Stop(Exception):
+    """Ends a coroutine that would go on for ever."""
+
+
+def _drive(coroutine: Coroutine[Any, Any, Any]) -> None:
+    """Run a coroutine to its end; there is nothing that it could wait for."""
+    try:
+        coroutine.send(None)
+    except (StopIteration, _Stop, asyncio.CancelledError):
+        return
+    raise AssertionError("it waits")
+
+
+class Model:
+    """A pool `p`, some clients, nodes that dial in by themselves, and those that a provider makes.
+
+    Args:
+        pool: The pool.
+        clients: How many there may be at a time.
+        own: Nodes that no provider makes.
+        crashes: Whether the bridge may be killed and started again.
+        candidates: Whether clients and nodes send candidates.
+    """
+
+    current: "Model"
+
+    def __init__(self, pool: config.Pool, clients: int, own: int, crashes: bool = False, candidates: bool = False) -> None:
+        self.config = config.Config(
+            sessions=config.Sessions(max_candidates=1), nodes=config.Nodes(heartbeat=5.0, missed=3), pools=(pool,)
+        )
+        self.crashes, self.candidates = crashes, candidates
+        self.clock = Clock()
+        self.disk = Disk()
+        self.cloud = Cloud(pool.slots)
+        self.provider = PromptProvider(self.cloud)
+        self.own = [Agent(f"n{number}", NODE_KEY, pool.slots) for number in range(1, own + 1)]
+        self.places: list[Customer | None] = [None] * clients
+        self.operations: list[Operation] = []
+        self.given_up: list[Operation] = []
+        self.posted: list[Callable[[], None]] = []
+        self.serial = 0
+        Model.current = self
+        self._boot()
+        self.rest()
+
+    def _boot(self) -> None:
+        self.bridge = Bridge(self.config, FixedKeys(), PromptLedger(self.disk), NoWheel(), self.clock.read)  # type: ignore[arg-type]
+        self.bridge.wall = self.clock.read
+        self.pool: Pool = self.bridge.pools["p"]
+        self.bridge.restore()
+        self.reconciler = Reconciler(self.bridge, {"p": self.provider}, "ws://bridge/node")
+        self.reconciler.wake(self.pool)
+
+    @property
+    def customers(self) -> list[Customer]:
+        """The clients that are there."""
+        return [customer for customer in self.places if customer is not None]
+
+    def agents(self) -> list[Agent]:
+        """The node programs that run."""
+        return sorted([*self.own, *self.cloud.agents()], key=lambda agent: agent.node)
+
+    def number(self) -> int:
+        """For ids: they grow, as real ones do."""
+        self.serial += 1
+        return self.serial
+
+    # --- what can happen ---
+
+    def events(self) -> Iterator[Event]:
+        """All that can happen now."""
+        yield from self._client_events()
+        for id, entry in self.bridge.sessions.items():
+            if entry.session.state in SESSION_DEADLINES:
+                yield "timeout", id
+        for agent in self.agents():
+            yield from self._agent_events(agent)
+        for operation in self.operations:
+            node = operation.arguments["node"].id
+            yield from (("operation", node, outcome) for outcome in ("done", "refused", "denied"))
+        for node in self.pool.nodes.values():
+            if node.state in DEADLINES:
+                yield "node times out", node.id
+            if node.state in UP:
+                yield "node silent", node.id
+            if node.state is NodeState.READY:
+                yield "drain", node.id
+        if self.pool.spec.elastic:
+            yield from (("machine off", agent.node) for agent in self.cloud.agents())
+            yield from (("machine gone", id) for id in self.cloud.machines)
+            yield from (("list",), ("moment",))
+        if self.crashes:
+            yield ("crash",)
+
+    def _client_events(self) -> Iterator[Event]:
+        first = True
+        for index, customer in enumerate(self.places):
+            if customer is not None:
+                yield from (("client", str(index), what) for what in ("start", "close", "drop"))
+                if not self._much_is_held(customer):
+                    yield "client", str(index), "offer"
+                    if self.candidates:
+                        yield "client", str(index), "candidate"
+            elif first:  # which place a new client takes makes no difference
+                first = False
+                yield from (("client", str(index), f"comes, {what}") for what in ("start", "offer"))
+
+    def _much_is_held(self, customer: Customer) -> bool:
+        """Whether so much is held for the node of a client already that more would be more of the same."""
+        entry = customer.socket.entry
+        link = self.bridge.links.get(entry.session.node) if entry is not None else None
+        return link is not None and len(link._held) > 1
+
+    def _agent_events(self, agent: Agent) -> Iterator[Event]:
+        id = agent.node
+        if agent.is_up:
+            yield "agent", id, "drops"
+            for session in self._served_by(agent):
+                yield from (("agent", id, what, session) for what in ("answer", "connected", "error", "closed"))
+                if self.candidates:
+                    yield "agent", id, "candidate", session
+        if id in self.bridge.links and agent.offered:
+            yield "stale", id
+        yield "agent", id, "registers"
+        if agent.sessions:
+            yield "agent", id, "registers anew"
+
+    def _served_by(self, agent: Agent) -> list[str]:
+        """The sessions that the bridge and this node agree on."""
+        entries = self.bridge.sessions
+        return [id for id in sorted(agent.sessions) if id in entries and entries[id].session.node == agent.node]
+
+    # --- it happens ---
+
+    def happen(self, event: Event) -> None:
+        """Let one of `events` happen, with all that follows from it at once. Raises whatever the bridge raises."""
+        Model.current = self
+        what, *rest = event
+        getattr(self, "_on_" + what.replace(" ", "_"))(*rest)
+        self.rest()
+
+    def rest(self) -> None:
+        """Let everything follow that follows at once, and age what is there."""
+        for _ in range(50):
+            while self.posted:
+                self.posted.pop(0)()
+            while self.given_up:
+                self._finish(self.given_up.pop(0), "cancelled")
+            moved = [customer.read() for customer in self.customers] + [agent.read() for agent in self.agents()]
+            wake = self.reconciler._wakes["p"]
+            if wake.is_set():
+                _drive(self.reconciler._round(self.pool))
+            elif not any(moved) and not self.posted:
+                break
+        else:
+            raise AssertionError("it does not come to rest")
+        self._age()
+
+    def _age(self) -> None:
+        """Forget what only makes a difference in time, and which sessions were offered long ago."""
+        for node in self.pool.nodes.values():
+            node.since = node.heard = node.idle_since = _LONG_AGO
+            node.retry_at, node._retries = min(node.retry_at, _MOMENT), 0
+        for agent in self.agents():
+            link = self.bridge.links.get(agent.node)
+            held = b"".join(link._held).decode() if link is not None else ""
+            gone = [id for id in sorted(agent.offered) if id not in agent.sessions and id not in self.bridge.sessions]
+            agent.offered -= {id for id in gone[:-1] if id not in held}
+            agent.old = None
+            if not agent.is_up:
+                agent.socket = None
+        for agent in self.own:
+            if agent.ended:  # it may be started again at any time
+                agent.ended = agent.draining = False
+        for customer in self.customers:
+            if not customer.started:
+                customer.told = ""
+            customer.answered &= self.candidates
+            if not customer.socket.is_up:
+                self.places[self.places.index(customer)] = None
+
+    # --- clients ---
+
+    def _on_client(self, index: str, what: str) -> None:
+        customer = self.places[int(index)]
+        if customer is None:
+            socket = ClientWire(self.bridge, self.posted.append)
+            socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEY}})
+            customer = self.places[int(index)] = Customer(socket)
+        match what.removeprefix("comes, "):
+            case "start":
+                customer.say({"type": "session_start"})
+            case "offer":
+                customer.say({"type": "offer", "sdp": "o"})
+            case "candidate":
+                customer.say({"type": "candidate", "candidate": {"candidate": "c"}})
+            case "close" | "drop":
+                customer.socket.quit(goodbye=what == "close")
+
+    def _on_timeout(self, session: str) -> None:
+        self.bridge.deliver(self.bridge.sessions[session], Source.CLOCK, Timeout())
+
+    # --- nodes ---
+
+    def _on_agent(self, node: str, what: str, session: str = "") -> None:
+        agent = next(agent for agent in self.agents() if agent.node == node)
+        if what == "drops":
+            assert agent.socket is not None
+            agent.socket.quit(goodbye=False)
+        elif what.startswith("registers"):
+            keep = 0 if what == "registers anew" else -1
+            agent.register(NodeWire(self.bridge, self.reconciler, self.posted.append), keep)
+        else:
+            agent.speak(session, what)
+
+    def _on_stale(self, node: str) -> None:
+        """What a node has said too late comes in: on a socket that it has given up, or of a session that is over.
+
+        All that it might have said, and the end of the old socket: nothing of it may change anything.
+        """
+        agent = next(agent for agent in self.agents() if agent.node == node)
+        pool, here = self.bridge.nodes[node]
+        old = NodeWire(self.bridge, self.reconciler, self.posted.append)
+        old._pool, old._node, old._link = pool, here, self.bridge.links[node]
+        for session in sorted(agent.offered):
+            over = session not in self._served_by(agent)
+            for frame in _STALE:
+                message = frame.replace(b"%s", session.encode())
+                old.received(message)
+                if over and agent.socket is not None:
+                    agent.socket.received(message)
+        old.quit(goodbye=False)
+
+    def _node(self, id: str) -> Node:
+        return self.pool.nodes[id]
+
+    def _on_node_times_out(self, id: str) -> None:
+        node = self._node(id)
+        node.deadline = 0.0
+        node._changed()
+        self.reconciler.wake(self.pool)
+
+    def _on_node_silent(self, id: str) -> None:
+        self._tell(id, NodeEvent.SILENT)
+
+    def _on_drain(self, id: str) -> None:
+        self._tell(id, NodeEvent.DRAIN)
+
+    def _tell(self, id: str, event: NodeEvent) -> None:
+        self.reconciler._tell(self.pool, self._node(id), event, self.clock.now)
+        self.bridge.settle(self.pool)
+
+    # --- the provider ---
+
+    def _on_operation(self, node: str, outcome: str) -> None:
+        self._finish(next(each for each in self.operations if each.arguments["node"].id == node), outcome)
+
+    def _finish(self, operation: Operation, outcome: str) -> None:
+        self.operations.remove(operation)
+        self.provider.outcome = outcome
+        _drive(getattr(self.reconciler, operation.method)(**operation.arguments))
+        self.provider.outcome = "done"
+        for callback in operation.callbacks:
+            callback(operation)
+
+    def _on_machine_off(self, node: str) -> None:
+        self.cloud.do("stop", node)
+
+    def _on_machine_gone(self, node: str) -> None:
+        self.cloud.do("destroy", node)
+
+    def _on_list(self) -> None:
+        _drive(self.reconciler._look(self.pool))
+
+    def _on_moment(self) -> None:
+        """A little time passes: enough for what is idle and what was refused, and for no deadline."""
+        self.clock.now = _MOMENT
+        _drive(self.reconciler._round(self.pool))
+        self.clock.now = 0.0
+
+    def _on_crash(self) -> None:
+        """The bridge is killed and started again; what was under way at the provider is done, or is not."""
+        for agent in self.agents():
+            agent.socket = agent.old = None
+        self.places = [None] * len(self.places)
+        self.operations.clear()
+        self._boot()
+
+
+# --- instead of the event loop ---
+
+
+class _Asyncio(ModuleType):
+    """What the reconciler calls `asyncio` while a model runs."""
+
+    def __init__(self) -> None:
+        super().__init__("asyncio")
+        own = vars(type(self))
+        self.__dict__.update({name: value for name, value in vars(asyncio).items() if name not in own})
+
+    @staticmethod
+    def create_task(coroutine: Coroutine[Any, Any, Any], name: str = "") -> Operation:
+        arguments = dict(coroutine.cr_frame.f_locals)  # type: ignore[attr-defined]
+        operation = Operation(coroutine.cr_code.co_name, arguments)  # type: ignore[attr-defined]
+        coroutine.close()
+        del arguments["self"]
+        Model.current.operations.append(operation)
+        return operation
+
+    @staticmethod
+    @asynccontextmanager
+    async def timeout(delay: float | None) -> Any:
+        yield
+
+    @staticmethod
+    async def sleep(delay: float) -> None:
+        raise _Stop
+
+
+@contextmanager
+def no_event_loop() -> Iterator[None]:
+    """To be entered while models run."""
+    before = structlog.get_config()
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(reconciler_module, "asyncio", _Asyncio()))
+        stack.enter_context(patch("secrets.token_hex", lambda size: f"{Model.current.number():0{2 * size}x}"))
+        stack.enter_context(patch("rtcbridge.gateway.bridge._random", (f"{Model.current.number():020x}" for _ in count())))
+        stack.callback(structlog.configure, **before)
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+        yield
+
+
+# --- copies ---
+
+
+class _Shared:
+    """What no event changes is not copied."""
+
+    def __init__(self, model: Model) -> None:
+        session_spec, pool_spec = model.bridge.session_spec, model.pool.spec
+        values = [model.config, session_spec, pool_spec, model.bridge.auth]
+        limits = ClientWire(model.bridge, lambda call: None).limits
+        self.by_name = {str(number): value for number, value in enumerate([*values, limits])}
+        self.names = {id(value): name for name, value in self.by_name.items()}
+
+
+class Copies:
+    """Makes and restores snapshots of a model."""
+
+    def __init__(self, model: Model) -> None:
+        self._shared = shared = _Shared(model)
+
+        class Pickler(pickle.Pickler):
+            def persistent_id(self, value: Any) -> str | None:
+                return shared.names.get(id(value))
+
+        class Unpickler(pickle.Unpickler):
+            def persistent_load(self, name: str) -> Any:
+                return shared.by_name[name]
+
+        self._pickler, self._unpickler = Pickler, Unpickler
+
+    def take(self, model: Model) -> bytes:
+        file = io.BytesIO()
+        self._pickler(file, protocol=5).dump(model)
+        return file.getvalue()
+
+    def restore(self, snapshot: bytes) -> Model:
+        model: Model = self._unpickler(io.BytesIO(snapshot)).load()
+        return model

@@ -1,0 +1,168 @@
+"""Breadth first over all that can happen to a `Model`, with what must hold of every state and every step."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+from gateway.proof.canonical import canonical
+from gateway.proof.checks import check_places, check_slots, check_statuses
+from gateway.proof.model import Copies, Event, Model
+from rtcbridge.core.session import State
+
+_LEAVING = ("close", "drop")
+
+
+class Counterexample(AssertionError):
+    """A shortest way to a state or a step that must not be.
+
+    Attributes:
+        trace: The events that lead there.
+    """
+
+    def __init__(self, trace: list[Event], error: BaseException) -> None:
+        steps = "\n".join(f"  {number}. {' '.join(event)}" for number, event in enumerate(trace, start=1))
+        super().__init__(f"{type(error).__name__}: {error}\nafter\n{steps}")
+        self.trace = trace
+
+
+@dataclass
+class Result:
+    """What was searched. `closed`: nothing was left to be searched."""
+
+    states: int = 0
+    transitions: int = 0
+    depth: int = 0
+    closed: bool = False
+    ways_out: dict[int, list[int]] = field(default_factory=dict)  # state: those from which it is reached by leaving
+    empty: list[int] = field(default_factory=list)  # states without any session
+
+    def __str__(self) -> str:
+        end = "closed" if self.closed else "not closed"
+        return f"{self.states} states, {self.transitions} transitions, depth {self.depth}, {end}"
+
+
+def _key(form: str) -> bytes:
+    return blake2b(form.encode(), digest_size=16).digest()
+
+
+def search(make: Callable[[], Model], depth: int = 10_000, states: int = 10_000_000) -> Result:
+    """Search all states up to a depth, or so many of them. Raises Counterexample."""
+    model = make()
+    copies = Copies(model)
+    form = canonical(model)
+    known = {_key(form): 0}
+    parents: list[tuple[int, Event]] = [(0, ("begin",))]
+    frontier: deque[tuple[int, int, bytes]] = deque([(0, 0, copies.take(model))])
+    result = Result(states=1)
+    if not model.bridge.sessions:
+        result.empty.append(0)
+
+    def trace(number: int) -> list[Event]:
+        steps: list[Event] = []
+        while number:
+            number, event = parents[number]
+            steps.append(event)
+        return steps[::-1]
+
+    while frontier:
+        number, level, snapshot = frontier.popleft()
+        if level >= depth or result.states >= states:
+            return result
+        base = copies.restore(snapshot)
+        before = _Before(base, canonical(base))
+        for event in list(base.events()):
+            after = copies.restore(snapshot)
+            try:
+                after.happen(event)
+                check_state(after)
+                form = canonical(after)
+                before.check_step(event, after, form)
+            except Exception as error:
+                raise Counterexample([*trace(number), event], error) from error
+            result.transitions += 1
+            key = _key(form)
+            reached = known.get(key)
+            if reached is None:
+                reached = known[key] = result.states
+                result.states += 1
+                parents.append((number, event))
+                frontier.append((reached, level + 1, copies.take(after)))
+                result.depth = level + 1
+                if not after.bridge.sessions:
+                    result.empty.append(reached)
+            if event[0] == "timeout" or event[-1] in _LEAVING:
+                result.ways_out.setdefault(reached, []).append(number)
+    result.closed = True
+    _check_ways_out(result, trace)
+    return result
+
+
+def _check_ways_out(result: Result, trace: Callable[[int], list[Event]]) -> None:
+    """From every state, clients that leave and deadlines alone lead to one without sessions."""
+    reached, todo = set(result.empty), list(result.empty)
+    while todo:
+        for state in result.ways_out.get(todo.pop(), ()):
+            if state not in reached:
+                reached.add(state)
+                todo.append(state)
+    if stuck := set(range(result.states)) - reached:
+        raise Counterexample(trace(min(stuck)), AssertionError("a session that nothing can end"))
+
+
+def check_state(model: Model) -> None:
+    """What must hold of every state."""
+    check_places(model)  # type: ignore[arg-type]
+    check_slots(model)  # type: ignore[arg-type]
+    check_statuses(model)  # type: ignore[arg-type]
+    pool, disk = model.pool, model.disk
+    assert pool.plan(model.clock.now) == [], "something is left to be done, and nobody is woken up for it"
+    begun = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.begun}
+    assert {id: row.node for id, row in disk.sessions.items()} == begun, "the ledger disagrees"
+    rows = {id: (row.state, row.started, row.capacity) for id, row in disk.nodes.items()}
+    assert rows == {id: (node.state.value, node.started, node.capacity) for id, node in pool.nodes.items()}
+    assert not pool._verdicts
+    assert not any(model.reconciler._dirty.values())
+    made = {id for id, node in pool.nodes.items() if node.managed}
+    assert len(made) <= max(0, pool.spec.max_nodes), "more nodes than are allowed"
+    busy = [operation.arguments["node"].id for operation in model.operations]
+    assert len(busy) == len(set(busy)), "two operations of one node"
+
+
+class _Before:
+    """What a step is compared with."""
+
+    def __init__(self, model: Model, form: str) -> None:
+        self._line = list(model.pool.line)
+        self._holders = set(model.pool.holders)
+        self._sessions = set(model.bridge.sessions)
+        self._form = form
+
+    def check_step(self, event: Event, after: Model, form: str) -> None:
+        """First come, first served; and what comes from an older epoch changes nothing."""
+        if event[0] == "stale":
+            assert form == self._form, "a message of an older epoch changed something"
+        if event[0] == "crash":
+            return
+        pool = after.pool
+        line = list(pool.line)
+        stayed = [session for session in self._line if session in pool.line]
+        assert stayed == [session for session in line if session in stayed], "the order of the line has changed"
+        for session in set(pool.holders) - self._holders:
+            if session in self._line:
+                passed = self._line[: self._line.index(session)]
+                node = pool.holders[session].id
+                for other in passed:
+                    waiter = pool.line.get(other)
+                    assert waiter is None or waiter.exclude == node, "the line was not served in order"
+        self._check_joins(after, line, stayed)
+
+    def _check_joins(self, after: Model, line: list[str], stayed: list[str]) -> None:
+        """New ones come last, those who lost a node come first."""
+        for place, session in enumerate(line):
+            if session in stayed:
+                continue
+            joined = after.bridge.sessions[session].session
+            rejoined = session not in self._sessions and joined._dropping
+            others = line[:place] if rejoined or joined.state is State.RETRYING else line[place + 1 :]
+            assert not set(others) & set(stayed), "somebody jumped the line, or lost a place that was kept"
