@@ -317,7 +317,7 @@ class Bridge:
                     if entry := self.sessions.get(session):
                         self.deliver(entry, Source.POOL, verdict)
                         self._unsettled[pool.spec.name] = pool
-                if pool.line or pool.spec.elastic:
+                if pool.restless:
                     self.changed(pool)
         finally:
             self._settling = False

@@ -1,0 +1,30 @@
+"""Single cases of the reconciler, in the simulated world of `gateway.proof`."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.proof.world import World
+from rtcbridge import config
+from rtcbridge.core.node import NodeEvent, NodeState
+
+
+@pytest.fixture
+def world(request: pytest.FixtureRequest) -> Iterator[World]:
+    pool = config.Pool(name="p", provider=getattr(request, "param", "command"), max_nodes=1, provision_timeout=8.0)
+    made = World(config.Config(nodes=config.Nodes(heartbeat=1.0, missed=3), pools=(pool,)))
+    yield made
+    made.close()
+    assert not made.complaints()
+
+
+@pytest.mark.parametrize("world", ["static"], indirect=True)
+def test_a_drained_node_goes_when_the_last_reservation_is_given_back(world: World) -> None:
+    customer = world.customer_comes()
+    customer.say({"type": "session_start"})
+    world.register(world.own_node("own"))
+    world.reconciler._tell(world.pool, world.pool.nodes["own"], NodeEvent.DRAIN, world.loop.time())
+    world.turn()
+    customer.socket.quit(goodbye=True)
+    world.turn()
+    assert not world.pool.nodes
