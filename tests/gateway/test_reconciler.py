@@ -18,6 +18,17 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
     assert not made.complaints()
 
 
+def test_nothing_is_asked_for_a_node_whose_time_ran_out_while_its_intent_was_stored(world: World) -> None:
+    world.disk.slow = True
+    world.customer_comes().say({"type": "session_start"})
+    world.advance(world.spec.provision_timeout)
+    world.disk.slow = False
+    world.ledger.write()
+    world.turn()
+    assert [node.state for node in world.pool.nodes.values()] == [NodeState.FAILED]
+    assert not world.cloud.machines
+
+
 @pytest.mark.parametrize("world", ["static"], indirect=True)
 def test_a_drained_node_goes_when_the_last_reservation_is_given_back(world: World) -> None:
     customer = world.customer_comes()

@@ -179,6 +179,8 @@ class Reconciler:
         launch = Launch(node.id, pool.spec.name, self._url, self._bridge.auth.node_token(node.id))
         event = NodeEvent.REFUSED
         try:
+            if OPERATIONS.get(state) != operation:
+                return  # its deadline passed while the intent was being stored
             async with asyncio.timeout(duration(state, pool.spec)):
                 await getattr(provider, operation)(launch)
             event = NodeEvent.ACCEPTED
@@ -191,12 +193,12 @@ class Reconciler:
             node.reason = f"{operation}: {type(error).__name__}"
         finally:
             node.busy = False
+            self.wake(pool)
         if event is NodeEvent.REFUSED:
             log.warning("the provider refused", node=node.id, operation=operation, reason=node.reason)
         if OPERATIONS.get(node.state) == operation:  # else the node has moved on, and the answer says nothing
             self._tell(pool, node, event, self._bridge.clock())
         self._bridge.settle(pool)
-        self.wake(pool)
 
     # --- machines ---
 
