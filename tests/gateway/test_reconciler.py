@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.proof.cloud import Outcome
 from gateway.proof.world import World
 from rtcbridge import config
 from rtcbridge.core.node import NodeEvent, NodeState
@@ -27,6 +28,17 @@ def test_nothing_is_asked_for_a_node_whose_time_ran_out_while_its_intent_was_sto
     world.turn()
     assert [node.state for node in world.pool.nodes.values()] == [NodeState.FAILED]
     assert not world.cloud.machines
+
+
+def test_a_list_that_is_never_answered_is_asked_for_again(world: World) -> None:
+    world.cloud.slow_lists = True
+    world.advance(5.0)
+    world.cloud.finish(world.cloud.calls[0], Outcome.UNHEARD)
+    world.cloud.slow_lists = False
+    orphan = f"p-{world.reconciler._tag}-0"
+    world.cloud.do("create", orphan)
+    world.advance(90.0)
+    assert orphan not in world.cloud.machines, "a machine that no node stands for is not swept any more"
 
 
 @pytest.mark.parametrize("world", ["static"], indirect=True)

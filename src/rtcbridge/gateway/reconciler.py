@@ -24,6 +24,7 @@ log = structlog.get_logger(__name__)
 
 _LEDGER_PAUSE = 1.0  # seconds before a round is tried again whose intents could not be stored
 _LEAST_SLEEP = 0.01  # seconds: a deadline may lie just behind what the clock shows
+_LIST_TIMEOUT = 60.0  # seconds: without it, one lost answer would end the looking for good
 _PLANS = 2  # the second goes on where the first drained an empty node: it is stopped at once
 _COMING_BACK = frozenset({NodeState.BOOTING, NodeState.READY, NodeState.LOST, NodeState.DRAINING})
 
@@ -209,7 +210,10 @@ class Reconciler:
             asked = self._bridge.clock()
             quiet = {id: node.state for id, node in pool.nodes.items() if node.managed and not node.busy}
             try:
-                machines = await provider.list()
+                async with asyncio.timeout(_LIST_TIMEOUT):
+                    machines = await provider.list()
+            except TimeoutError:
+                log.warning("the provider's list did not come in time", pool=pool.spec.name)
             except ProviderError as error:
                 log.warning("the provider cannot list its machines", pool=pool.spec.name, error=str(error))
             except Exception:
