@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 _LEDGER_PAUSE = 1.0  # seconds before a round is tried again whose intents could not be stored
 _LEAST_SLEEP = 0.01  # seconds: a deadline may lie just behind what the clock shows
 _LIST_TIMEOUT = 60.0  # seconds: without it, one lost answer would end the looking for good
-_PLANS = 2  # the second goes on where the first drained an empty node: it is stopped at once
+_PLANS = 8  # at most, until nothing is left: the second stops the empty node that the first drained
 _COMING_BACK = frozenset({NodeState.BOOTING, NodeState.READY, NodeState.LOST, NodeState.DRAINING})
 
 
@@ -114,10 +114,13 @@ class Reconciler:
         for id in pool.expire(now, bridge.silence):
             self._follow(pool, before[id])
         for _ in range(_PLANS):
-            for step in pool.plan(now):
+            bridge.settle(pool)  # those who lost their node are back in line: they count for the plan
+            steps = pool.plan(now)
+            for step in steps:
                 self._take(pool, step, now)
-        bridge.settle(pool)
-        self._wakes[pool.spec.name].clear()  # all that woke it up so far has been looked at
+            if not steps:
+                self._wakes[pool.spec.name].clear()  # all that woke it up so far has been looked at
+                break
         await self._store(pool)
         for node, operation in pool.operations(bridge.clock()):
             node.busy = True

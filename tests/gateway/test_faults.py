@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.proof.cloud import Outcome
+from gateway.proof.cloud import CloudProvider, Outcome
 from gateway.proof.world import World
 from rtcbridge import config
 from rtcbridge.core.node import NodeEvent, NodeState
@@ -12,7 +12,7 @@ from rtcbridge.core.node import NodeEvent, NodeState
 
 @pytest.fixture
 def world(request: pytest.FixtureRequest) -> Iterator[World]:
-    pool = config.Pool(name="p", provider=getattr(request, "param", "command"), max_nodes=1, provision_timeout=8.0)
+    pool = config.Pool(name="p", provider=getattr(request, "param", "command"), max_nodes=2, provision_timeout=8.0)
     made = World(config.Config(nodes=config.Nodes(heartbeat=1.0, missed=3), pools=(pool,)))
     yield made
     made.close()
@@ -26,8 +26,9 @@ def test_nothing_is_asked_for_a_node_whose_time_ran_out_while_its_intent_was_sto
     world.disk.slow = False
     world.ledger.write()
     world.turn()
-    assert [node.state for node in world.pool.nodes.values()] == [NodeState.FAILED]
-    assert not world.cloud.machines
+    failed = [id for id, node in world.pool.nodes.items() if node.state is NodeState.FAILED]
+    assert failed
+    assert not set(failed) & set(world.cloud.machines)
 
 
 def test_a_list_that_is_never_answered_is_asked_for_again(world: World) -> None:
@@ -51,3 +52,16 @@ def test_a_drained_node_goes_when_the_last_reservation_is_given_back(world: Worl
     customer.socket.quit(goodbye=True)
     world.turn()
     assert not world.pool.nodes
+
+
+def test_the_client_of_a_lost_node_is_given_another_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CloudProvider, "list_interval", 1e6)  # nothing else is to wake the pool up
+    world.advance(1.0)
+    world.customer_comes().say({"type": "session_start"})
+    world.turn()
+    world.serve()
+    (first,) = world.cloud.machines
+    world.beating = False
+    world.advance(world.bridge.silence + 0.1)
+    assert world.pool.nodes[first].state is NodeState.LOST
+    assert len(world.cloud.machines) == 2
