@@ -2,10 +2,9 @@
 
 import re
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from math import inf
-from types import FunctionType, MethodType
 from typing import Any
 
 import msgspec
@@ -26,43 +25,64 @@ _ID = re.compile(r"[0-9a-f]{32}|p-[0-9a-f]{6}-[0-9a-f]{8}")
 
 
 class _Walk:
-    """Turns a graph of objects into nested tuples; an object that is met again is a number."""
+    """Turns a graph of objects into nested lists; an object that is met again is a number."""
 
     def __init__(self) -> None:
         self._met: dict[int, int] = {}
-        self._fields: dict[type, tuple[str, ...]] = _FIELDS
 
-    def of(self, value: Any) -> Any:  # noqa: C901, PLR0911 - one case a kind of value
+    def of(self, value: Any) -> Any:
         kind = type(value)
-        if kind is str or kind is bool or kind is int or value is None or kind is bytes:
+        if kind in _PLAIN:
             return value
-        if kind is float:
-            return 0 if value <= 0 else "inf" if value == inf else "some"
-        if isinstance(value, Enum):
-            return value.name
-        if isinstance(value, list | tuple | deque):
-            return [self.of(one) for one in value]
-        if kind is OrderedDict:
-            return [(key, self.of(one)) for key, one in value.items()]
-        if isinstance(value, dict):
-            return [(str(key), self.of(value[key])) for key in sorted(value, key=str)]
-        if isinstance(value, set | frozenset):
-            return sorted(value) if all(isinstance(one, str) for one in value) else len(value)
-        if kind is MethodType or kind is FunctionType:
-            return value.__name__
+        if (how := _HOW.get(kind)) is None:
+            how = _HOW[kind] = _how(kind)
+        return how(self, value)
+
+    def items(self, value: Iterable[Any]) -> Any:
+        return [self.of(one) for one in value]
+
+    def ordered(self, value: Mapping[str, Any]) -> Any:
+        return [(key, self.of(one)) for key, one in value.items()]
+
+    def mapping(self, value: Mapping[str, Any]) -> Any:
+        return [(key, self.of(value[key])) for key in sorted(value)]
+
+    def entry(self, value: Entry) -> Any:
+        if value.session.state is State.ENDED:
+            return "ended"  # nothing of it is ever looked at again, but for the dialect
+        return self.object(value)
+
+    def object(self, value: Any) -> Any:
         if (number := self._met.get(id(value))) is not None:
             return number
         self._met[id(value)] = len(self._met)
-        if kind is Entry and value.session.state is State.ENDED:
-            return ["Entry", "ended"]  # nothing of it is ever looked at again, but for the dialect
-        return [kind.__name__, *(self.of(getattr(value, name, None)) for name in self.fields(kind, value))]
-
-    def fields(self, kind: type, value: Any) -> tuple[str, ...]:
-        if (names := self._fields.get(kind)) is None:
-            names = self._fields[kind] = tuple(name for name in _names(kind, value) if name not in _IGNORED)
-        return names
+        kind = type(value)
+        if (names := _FIELDS.get(kind)) is None:
+            names = _FIELDS[kind] = tuple(name for name in _names(kind, value) if name not in _IGNORED)
+        return [kind.__name__, *[self.of(getattr(value, name, None)) for name in names]]
 
 
+def _how(kind: type) -> Callable[[_Walk, Any], Any]:
+    """How the values of a type are written."""
+    if kind is Entry:
+        return _Walk.entry
+    if issubclass(kind, Enum):
+        return lambda walk, value: value.name
+    if issubclass(kind, OrderedDict):
+        return _Walk.ordered
+    if issubclass(kind, dict):
+        return _Walk.mapping
+    if issubclass(kind, list | tuple | deque):
+        return _Walk.items
+    if issubclass(kind, set | frozenset):
+        return lambda walk, value: sorted(value)
+    if issubclass(kind, float):
+        return lambda walk, value: 0 if value <= 0 else "inf" if value == inf else "some"
+    return _Walk.object
+
+
+_PLAIN = frozenset({str, bool, int, bytes, type(None)})
+_HOW: dict[type, Callable[[_Walk, Any], Any]] = {}
 _FIELDS: dict[type, tuple[str, ...]] = {}
 
 

@@ -425,6 +425,8 @@ class Model:
         """The bridge is killed and started again; what was under way at the provider is done, or is not."""
         for agent in self.agents():
             agent.socket = agent.old = None
+            # Whether an offer had gone out when it died, the bridge cannot know.
+            agent.offered |= {id for id, row in self.disk.sessions.items() if row.node == agent.node}
         self.places = [None] * len(self.places)
         self.operations.clear()
         self._boot()

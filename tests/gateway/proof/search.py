@@ -118,15 +118,26 @@ def check_state(model: Model) -> None:
     pool, disk = model.pool, model.disk
     assert pool.plan(model.clock.now) == [], "something is left to be done, and nobody is woken up for it"
     begun = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.begun}
-    assert {id: row.node for id, row in disk.sessions.items()} == begun, "the ledger disagrees"
+    known = {id: row.node if begun.get(id) else "" for id, row in disk.sessions.items()}  # one that is tried again: ""
+    assert known == begun, "the ledger disagrees"
     rows = {id: (row.state, row.started, row.capacity) for id, row in disk.nodes.items()}
     assert rows == {id: (node.state.value, node.started, node.capacity) for id, node in pool.nodes.items()}
     assert not pool._verdicts
     assert not any(model.reconciler._dirty.values())
+    _check_served(model)
     made = {id for id, node in pool.nodes.items() if node.managed}
     assert len(made) <= max(0, pool.spec.max_nodes), "more nodes than are allowed"
     busy = [operation.arguments["node"].id for operation in model.operations]
     assert len(busy) == len(set(busy)), "two operations of one node"
+
+
+def _check_served(model: Model) -> None:
+    """While a node's socket is up, it and the bridge agree on what it serves."""
+    for agent in model.agents():
+        entries = model.bridge.sessions.items()
+        if agent.is_up:
+            begun = {id for id, entry in entries if entry.begun and entry.session.node == agent.node}
+            assert set(agent.sessions) == begun, f"{agent.node} serves {set(agent.sessions)}, and should {begun}"
 
 
 class _Before:
@@ -136,6 +147,10 @@ class _Before:
         self._line = list(model.pool.line)
         self._holders = set(model.pool.holders)
         self._sessions = set(model.bridge.sessions)
+        states = {id: entry.session.state for id, entry in model.bridge.sessions.items()}
+        self._twice = {id for id, state in states.items() if state is State.REOFFERED}
+        self._tried = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.session.node}
+        self._tried |= {session: waiter.exclude for session in self._line if (waiter := model.pool.line.get(session))}
         self._form = form
 
     def check_step(self, event: Event, after: Model, form: str) -> None:
@@ -156,6 +171,9 @@ class _Before:
                     waiter = pool.line.get(other)
                     assert waiter is None or waiter.exclude == node, "the line was not served in order"
         self._check_joins(after, line, stayed)
+        for id, entry in after.bridge.sessions.items():
+            if entry.session.state is State.REOFFERED and id not in self._twice and self._tried.get(id):
+                assert entry.session.node != self._tried[id], "the same node was tried again"
 
     def _check_joins(self, after: Model, line: list[str], stayed: list[str]) -> None:
         """New ones come last, those who lost a node come first."""

@@ -148,10 +148,12 @@ class World:
     def _die(self) -> None:
         """The process ends between two instructions: nothing of it acts any more."""
         self._passed += self.loop.time() - self.life * _LIFE
-        for agent in self.everyone():
+        for agent in [*self.own.values(), *(machine.agent for machine in self.cloud.machines.values())]:
             if agent.socket is not None:
                 agent.socket.is_up = False
             agent.socket = agent.old = None
+            # Whether an offer had gone out when it died, the bridge cannot know.
+            agent.offered |= {id for id, nodes in self.disk.starts.items() if agent.node in nodes}
         for customer in self.customers:
             customer.socket.is_up = False
         self.customers.clear()
