@@ -278,6 +278,9 @@ class Pool(Struct, frozen=True, kw_only=True):
     stop_timeout: Seconds = 120.0
     destroy_timeout: Seconds = 120.0
     failed_timeout: Seconds = 60.0
+    breaker_failures: Annotated[int, Meta(ge=0, le=10_000)] = 5
+    breaker_pause: Seconds = 5.0
+    breaker_max_pause: Seconds = 300.0
     static: StaticOptions = StaticOptions()
     local: LocalOptions = LocalOptions()
     command: CommandOptions = CommandOptions()

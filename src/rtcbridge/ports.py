@@ -5,6 +5,23 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from rtcbridge.core.machine import Machine
+
+__all__ = [
+    "Authenticator",
+    "Identity",
+    "KeyRow",
+    "Keys",
+    "Launch",
+    "Ledger",
+    "LedgerError",
+    "Machine",
+    "NodeRow",
+    "Provider",
+    "ProviderError",
+    "SessionRow",
+]
+
 
 class LedgerError(Exception):
     """The store cannot be opened, read or written. The text is one clear line."""
@@ -93,6 +110,7 @@ class NodeRow(Struct, frozen=True, kw_only=True):
     since: float
     reason: str = ""  # why it failed, in words
     labels: str = "{}"  # JSON
+    ordered: str = ""  # what somebody wants of it: "stop", "destroy", or nothing
 
 
 class SessionRow(Struct, frozen=True, kw_only=True):
@@ -194,8 +212,14 @@ class Provider(Protocol):
         """Remove the machine and its disk; a machine that is not there is no error."""
         ...
 
-    async def list(self) -> Mapping[str, bool] | None:
-        """Return each machine by its node's id, true if it runs; None if the provider cannot tell."""
+    async def list(self) -> Mapping[str, Machine] | None:
+        """Return how each machine stands, by its node's id; None if the provider cannot tell.
+
+        A node that is missing has no machine, so an answer is never partial: raise ProviderError instead. An
+        operation that was accepted before the call shows: a machine is COMING, not missing, when its creation was
+        accepted, and not RUNNING any more when its stop was. LEAVING is for one that the provider will take away
+        by itself, and soon: its node is drained at once and destroyed afterwards.
+        """
         ...
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from rtcbridge.core.node import (
     Node,
     NodeEvent,
     NodeState,
+    Order,
     duration,
 )
 from rtcbridge.core.spec import PoolSpec
@@ -33,21 +34,27 @@ SPEC = PoolSpec(
 )
 
 CELLS = """
-provisioning: accepted booting, refused failed, registered ready, timeout failed
-booting: registered ready, halted failed, vanished failed, timeout failed
-ready: registered ready, accepted ready, refused ready, silent lost, halted lost, vanished lost, drain draining
-lost: registered ready, halted stopped, vanished gone, timeout terminating
-draining: registered draining, empty stopping, silent stopping, halted stopped, vanished gone, timeout stopping
-stopping: accepted stopped, refused stopping, halted stopped, vanished gone, timeout terminating
-stopped: start starting, registered ready, vanished gone, destroy terminating, timeout terminating
-starting: accepted booting, refused failed, registered ready, vanished failed, timeout failed
+provisioning: accepted booting, refused failed, registered ready, undone provisioning, destroy terminating,
+    timeout failed
+booting: registered ready, interrupted terminating, halting failed, halted failed, vanished failed, stop stopping,
+    destroy terminating, timeout failed
+ready: registered ready, accepted ready, refused ready, silent lost, interrupted draining, halting draining,
+    halted stopped, vanished gone, drain draining, stop stopping, destroy terminating
+lost: registered ready, interrupted terminating, halting stopping, halted stopped, vanished gone, stop stopping,
+    destroy terminating, timeout terminating
+draining: registered draining, empty stopping, silent stopping, interrupted draining, halting draining,
+    halted stopped, vanished gone, stop stopping, destroy terminating, timeout stopping
+stopping: accepted stopped, refused stopping, halted stopped, vanished gone, destroy terminating, timeout terminating
+stopped: start starting, runs booting, registered ready, vanished gone, destroy terminating, timeout terminating
+starting: accepted booting, refused failed, registered ready, vanished failed, stop stopping, destroy terminating,
+    timeout failed
 failed: registered ready, destroy terminating, timeout terminating
 terminating: accepted gone, refused terminating, vanished gone, timeout terminating
 gone:
 """
 EXPECTED = {
     (NodeState(state), NodeEvent(event)): NodeState(after)
-    for state, cells in re.findall(r"(\w+):(.*)", CELLS)
+    for state, cells in re.findall(r"(\w+):((?:[^:]*$)|(?:[^:]*(?=\n\w+:)))", CELLS)
     for event, after in re.findall(r"(\w+) (\w+)", cells)
 }
 DURATIONS = {
@@ -169,3 +176,58 @@ def test_coming_up_clears_the_reason_and_starts_its_idle_time() -> None:
     node.reason = "no answer in time"
     node.receive(NodeEvent.REGISTERED, 5.0)
     assert (node.reason, node.idle_since, node.heard) == ("", 5.0, 5.0)
+
+
+# --- orders, and what the provider says ---
+
+
+def test_a_node_that_is_stopped_by_somebody_stays_so_until_somebody_starts_it() -> None:
+    node = Node("n", SPEC, NodeState.READY, 0.0)
+    node.receive(NodeEvent.STOP, 1.0)
+    node.receive(NodeEvent.ACCEPTED, 2.0)
+    assert (node.state, node.order) == (NodeState.STOPPED, Order.STOP)
+    node.receive(NodeEvent.START, 3.0)
+    assert (node.state, node.order) == (NodeState.STARTING, Order.NONE)
+
+
+def test_a_node_under_an_order_gives_no_slot_away() -> None:
+    node = Node("n", SPEC, NodeState.READY, 0.0)
+    node.order = Order.STOP
+    assert node.free == 0
+
+
+@pytest.mark.parametrize("before", [NodeState.READY, NodeState.DRAINING])
+@pytest.mark.parametrize(("event", "order"), [(NodeEvent.INTERRUPTED, Order.DESTROY), (NodeEvent.HALTING, Order.NONE)])
+def test_a_machine_that_will_be_gone_soon(before: NodeState, event: NodeEvent, order: Order) -> None:
+    node = Node("n", SPEC, before, 0.0)
+    node.sessions.add("s")
+    node.receive(event, 1.0)
+    assert (node.state, node.leaving, node.order, node.sessions) == (NodeState.DRAINING, True, order, {"s"})
+    node.receive(NodeEvent.HALTED, 2.0)
+    assert (node.state, node.leaving, node.order) == (NodeState.STOPPED, False, order)
+
+
+def test_a_creation_that_did_not_come_about_may_be_asked_for() -> None:
+    node = Node("n", SPEC, NodeState.PROVISIONING, 0.0)
+    node.uncertain = True
+    assert node.receive(NodeEvent.UNDONE, 0.5) is False
+    assert (node.uncertain, node.deadline) == (False, 1.0)
+
+
+REASONS = [
+    (NodeState.PROVISIONING, NodeEvent.TIMEOUT, "provisioning took longer than 1 s"),
+    (NodeState.STARTING, NodeEvent.TIMEOUT, "starting took longer than 2 s"),
+    (NodeState.BOOTING, NodeEvent.TIMEOUT, "booting took longer than 3 s"),
+    (NodeState.BOOTING, NodeEvent.HALTED, "its machine has stopped"),
+    (NodeState.READY, NodeEvent.INTERRUPTED, "the provider takes its machine away"),
+    (NodeState.STOPPED, NodeEvent.START, ""),
+    (NodeState.FAILED, NodeEvent.TIMEOUT, "the reason before"),
+]
+
+
+@pytest.mark.parametrize(("state", "event", "reason"), REASONS, ids=str)
+def test_why(state: NodeState, event: NodeEvent, reason: str) -> None:
+    node = Node("n", SPEC, state, 0.0)
+    node.reason = "the reason before"
+    node.receive(event, 1.0)
+    assert node.reason == reason

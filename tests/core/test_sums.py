@@ -1,7 +1,6 @@
 """The line and the tally against the plainest way to say the same: after any steps, both must agree."""
 
 from contextlib import suppress
-from math import inf
 from typing import Any
 
 from hypothesis import given, settings
@@ -10,9 +9,10 @@ from hypothesis import strategies as st
 from rtcbridge.core.errors import TransitionError
 from rtcbridge.core.line import Line, Waiter
 from rtcbridge.core.messages import Status
-from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState
+from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState, Order
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.spec import PoolSpec
+from rtcbridge.core.tally import ordered_step
 
 BOUNDED = settings(max_examples=120, deadline=None, derandomize=True)
 NAMES = "abcdefgh"
@@ -82,6 +82,7 @@ _pool_steps = st.lists(
         st.tuples(st.just("linked"), _ids, st.booleans()),
         st.tuples(st.just("busy"), _ids, st.booleans()),
         st.tuples(st.just("capacity"), _ids, st.integers(1, 3)),
+        st.tuples(st.just("order"), _ids, st.sampled_from(list(Order))),
         st.tuples(st.just("heard"), _ids, st.none()),
         st.tuples(st.just("join"), st.sampled_from(NAMES), st.none()),
         st.tuples(st.just("leave"), st.sampled_from(NAMES), st.none()),
@@ -126,21 +127,27 @@ def _change(pool: Pool, now: float, step: str, id: str, what: Any) -> None:
 
 def _check_sums(pool: Pool, now: float) -> None:
     tally, nodes = pool._tally, list(pool.nodes.values())
-    awaited = COMING | {NodeState.STOPPING, NodeState.STOPPED, NodeState.LOST}
-    up = [node for node in nodes if node.state is NodeState.READY or node.state in COMING]
-    ready = [node for node in nodes if node.state is NodeState.READY]
-    assert tally.supply == sum(node.capacity for node in nodes if node.state in awaited) + sum(
+    dormant = {NodeState.STOPPING, NodeState.STOPPED}
+    awaited = COMING | dormant | {NodeState.LOST}
+    kept = [node for node in nodes if node.order is Order.NONE]
+    up = [node for node in kept if node.state is NodeState.READY or node.state in COMING]
+    ready = [node for node in kept if node.state is NodeState.READY]
+    served = [node for node in nodes if node.state is NodeState.READY or node.state in COMING or node.leaving]
+    assert tally.supply == sum(node.capacity for node in kept if node.state in awaited) + sum(
         node.free for node in ready if not node.linked
     )
+    assert tally.dormant == sum(node.capacity for node in kept if node.state in dormant)
     assert tally.capacity == sum(node.capacity for node in up)
-    assert tally.sessions == sum(len(node.sessions) for node in up)
-    assert tally.stopping == sum(node.capacity for node in nodes if node.state is NodeState.STOPPING)
+    assert tally.sessions == sum(len(node.sessions) for node in served)
+    assert tally.stopping == sum(node.capacity for node in kept if node.state is NodeState.STOPPING)
     assert tally.open == sorted((-len(node.sessions), node.id) for node in ready if node.linked and node.free)
     assert tally.idle == sorted(
         (node.idle_since, node.id) for node in ready if node.linked and node.managed and not node.sessions
     )
-    assert set(tally.stopped) == {node.id for node in nodes if node.state is NodeState.STOPPED}
-    assert set(tally.emptied) == {node.id for node in nodes if node.state is NodeState.DRAINING and not node.sessions}
+    assert set(tally.stopped) == {node.id for node in kept if node.state is NodeState.STOPPED}
+    emptied = [node for node in nodes if node.state is NodeState.DRAINING and not node.sessions]
+    assert set(tally.emptied) == {node.id for node in emptied if node.order is not Order.DESTROY}
+    assert set(tally.ordered) == {node.id for node in nodes if ordered_step(node)}
     assert set(tally.acting) == {node.id for node in nodes if node.state in OPERATIONS}
     assert pool.next_due(now, SILENCE) == _due(pool, now)
 
@@ -158,7 +165,7 @@ def _due(pool: Pool, now: float) -> float:
         if node.managed and node.state in OPERATIONS and not node.busy and node.retry_at > now
     ]
     due += [stop for since, _ in pool._tally.idle if (stop := since + SPEC.idle_timeout) > now]
-    return min(due, default=inf)
+    return min([*due, pool.breaker.until])
 
 
 def _check_expire(pool: Pool, now: float) -> None:

@@ -474,6 +474,7 @@ class TinyBridge:
         for old in self.nodes.values():
             node = Node(old.id, old.spec, old.state, self.now, managed=old.managed)
             node.capacity, node.epoch, node.started = old.capacity, old.epoch, old.started
+            node.order = old.order
             again.add_node(again.pools[old.spec.name], node)
         for id, on in self.begun.items():
             node = again.nodes[on]

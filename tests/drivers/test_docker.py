@@ -19,7 +19,7 @@ import pytest
 from drivers.contract import Contract, ListContract, launch, until
 from rtcbridge.config import DockerOptions
 from rtcbridge.drivers.providers.docker import DockerProvider, container_config
-from rtcbridge.ports import ProviderError
+from rtcbridge.ports import Machine, ProviderError
 
 IMAGE = "localhost/rtcbridge-test:1"
 BUSYBOX = Path("/bin/busybox")
@@ -196,14 +196,14 @@ class TestDocker(Contract, ListContract):
         await until(machines.running)
         await provider.stop(launch())
         assert not machines.running()
-        assert await provider.list() == {"node-1": False}
+        assert await provider.list() == {"node-1": Machine.STOPPED}
 
     async def test_a_node_that_ended_by_itself_is_seen(self, machines):
         (machines.folder / "machine").write_text("exit 1")
         provider = machines.make()
         await provider.create(launch())
         async with asyncio.timeout(15):
-            while await provider.list() != {"node-1": False}:  # noqa: ASYNC110 - the daemon is asked, it does not call
+            while await provider.list() != {"node-1": Machine.STOPPED}:  # noqa: ASYNC110 - the daemon is asked, it does not call
                 await asyncio.sleep(0.02)
         await provider.stop(launch())
 
@@ -212,11 +212,11 @@ class TestDocker(Contract, ListContract):
         body = container_config(provider._options, launch(), {})
         async with provider._errors("create") as docker:
             await docker.containers.create(body, name="rtcbridge-node-1")
-        assert await provider.list() == {"node-1": False}
+        assert await provider.list() == {"node-1": Machine.STOPPED}
         await provider.stop(launch())
         await provider.create(launch())
         await until(machines.running)
-        assert await provider.list() == {"node-1": True}
+        assert await provider.list() == {"node-1": Machine.RUNNING}
 
     async def test_a_pool_sees_and_touches_only_its_own(self, machines):
         provider, other = machines.make(), machines.make("other")
@@ -225,7 +225,7 @@ class TestDocker(Contract, ListContract):
         for operation in (other.create, other.start, other.stop, other.destroy):
             with pytest.raises(ProviderError, match=r"^the container rtcbridge-node-1 is not of pool other$"):
                 await operation(launch())
-        assert await provider.list() == {"node-1": True}
+        assert await provider.list() == {"node-1": Machine.RUNNING}
 
     async def test_a_container_that_would_dial_a_former_address_is_not_started(self, machines):
         provider = machines.make()
@@ -235,7 +235,7 @@ class TestDocker(Contract, ListContract):
             ProviderError, match=r"^start: the container dials ws://127.0.0.1:9/node, .* wss://new/node$"
         ):
             await provider.start(launch(url="wss://new/node"))
-        assert await provider.list() == {"node-1": False}
+        assert await provider.list() == {"node-1": Machine.STOPPED}
 
     @pytest.mark.parametrize(
         ("options", "expected"),

@@ -18,7 +18,7 @@ from rtcbridge.config import ConfigError, Ec2Options, Pool
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.drivers.providers.ec2 import Ec2Provider
 from rtcbridge.drivers.providers.ec2_request import client_token, places, run_request, user_data
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 pytestmark = pytest.mark.slow
 
@@ -223,7 +223,7 @@ async def test_all_replies_lost_and_the_bridge_as_well(machines, proxy):
     assert proxy.count("RunInstances") == 5
     await machines.make().destroy(launch())  # nothing to be seen yet
     again = machines.make()
-    assert await again.list() == {"node-1": True}, "it is swept when it shows"
+    assert await again.list() == {"node-1": Machine.RUNNING}, "it is swept when it shows"
     await again.destroy(launch())
     assert machines.alive == 0
 
@@ -269,9 +269,9 @@ async def test_slow_changes_are_waited_for(machines, proxy):
     proxy.lag = 4
     provider = machines.make()
     await provider.create(launch())
-    assert await provider.list() == {"node-1": True}, "pending counts as running"
+    assert await provider.list() == {"node-1": Machine.COMING}
     await provider.stop(launch())  # not before it runs: EC2 refuses to stop a pending machine
-    assert await provider.list() == {"node-1": False}, "stopping does not"
+    assert await provider.list() == {"node-1": Machine.STOPPING}
     assert machines.running() == 0
     await provider.start(launch())  # not before it has stopped
     assert machines.running() == 1
@@ -302,10 +302,26 @@ async def test_a_new_machine_is_listed_before_ec2_lists_it(machines, proxy):
     proxy.unseen = 3
     provider = machines.make()
     await provider.create(launch())
-    assert await provider.list() == {"node-1": True}
+    assert await provider.list() == {"node-1": Machine.COMING}
     assert await machines.make().list() == {}
     await provider.stop(launch())
-    assert await provider.list() == {"node-1": False}
+    assert await provider.list() == {"node-1": Machine.STOPPED}
+
+
+async def test_a_list_that_lags_behind_a_start_or_a_stop_is_not_believed(machines, monkeypatch):
+    """EC2 answers from before the change, for some time."""
+    provider = machines.make()
+    await provider.create(launch())
+    (instance,) = machines.instances()
+    await provider.stop(launch())
+    backend().start_instances([instance.id])
+    assert await provider.list() == {"node-1": Machine.STOPPING}
+    backend().stop_instances([instance.id])
+    await provider.start(launch())
+    backend().stop_instances([instance.id])
+    assert await provider.list() == {"node-1": Machine.COMING}
+    monkeypatch.setattr("rtcbridge.drivers.providers.ec2._UNSEEN", 0.0)
+    assert await provider.list() == {"node-1": Machine.STOPPED}, "it was not EC2's list, but somebody's hand"
 
 
 async def test_a_machine_that_is_not_seen_yet_is_terminated_all_the_same(machines, proxy):
@@ -335,7 +351,7 @@ async def test_a_pool_sees_only_its_own(machines):
     machines.made.append(other)
     assert await other.list() == {}
     run_by_hand({"rtcbridge:pool": "pool"})
-    assert await provider.list() == {"node-1": True}, "one without a node is somebody else's"
+    assert await provider.list() == {"node-1": Machine.RUNNING}, "one without a node is somebody else's"
     assert machines.alive == 2
 
 
@@ -345,7 +361,7 @@ async def test_the_second_machine_of_a_node_is_ended(machines):
     (first,) = machines.instances()
     run_by_hand(tags(first))
     assert len(machines.instances()) == 2
-    assert await provider.list() == {"node-1": True}
+    assert await provider.list() == {"node-1": Machine.RUNNING}
     assert sorted(state(each) for each in machines.instances()) == ["running", "terminated"]
 
 
@@ -374,7 +390,7 @@ async def test_a_spot_machine_can_be_stopped_and_leaves_nothing(machines, proxy)
     await provider.create(launch())
     assert machines.wanted("InstanceMarketOptions.SpotOptions.SpotInstanceType") == ["persistent"]
     await provider.stop(launch())
-    assert await provider.list() == {"node-1": False}
+    assert await provider.list() == {"node-1": Machine.STOPPED}
     await provider.start(launch())
     assert machines.running() == 1
     await machines.make(purchase="spot").destroy(launch())
@@ -386,11 +402,12 @@ async def test_a_notice_of_an_interruption(machines, proxy):
     provider = machines.make(purchase="spot")
     await provider.create(launch("a"))
     await provider.create(launch("b"))
-    assert await provider.list() == {"a": True, "b": True}
-    assert provider.notices == {}
-    next(each for each in proxy.spot.values() if each.tags["rtcbridge:node"] == "b").status = "marked-for-stop"
-    assert await provider.list() == {"a": True, "b": True}
-    assert provider.notices == {"b": "spot interruption: marked-for-stop"}
+    assert await provider.list() == {"a": Machine.RUNNING, "b": Machine.RUNNING}
+    spot = next(each for each in proxy.spot.values() if each.tags["rtcbridge:node"] == "b")
+    spot.status = "marked-for-stop"
+    assert await provider.list() == {"a": Machine.RUNNING, "b": Machine.LEAVING}
+    backend().stop_instances([spot.instance])
+    assert await provider.list() == {"a": Machine.RUNNING, "b": Machine.STOPPED}
 
 
 async def test_what_a_spot_request_brings_by_itself_is_found(machines, proxy):
@@ -403,7 +420,7 @@ async def test_what_a_spot_request_brings_by_itself_is_found(machines, proxy):
         await client.post(machines.url, data={"Action": "TerminateInstances", **call})
     assert machines.alive == 1
     assert not machines.running()
-    assert await provider.list() == {"node-1": True}
+    assert await provider.list() == {"node-1": Machine.RUNNING}
     await provider.destroy(launch())
     assert machines.alive == 0
 

@@ -11,7 +11,7 @@ import pytest
 from drivers.contract import Contract, ListContract, launch, until
 from rtcbridge.config import CommandOptions, LocalOptions, Pool
 from rtcbridge.drivers.providers import CommandProvider, LocalProvider, StaticProvider, make_provider, sweep
-from rtcbridge.ports import Provider, ProviderError
+from rtcbridge.ports import Machine, Provider, ProviderError
 
 # The "machine" of these tests: a process that notes its environment and lives until it is told to end.
 MACHINE = """
@@ -140,9 +140,9 @@ async def test_local_sees_a_node_that_died(folder):
     await until(lambda: running(folder))
     os.kill(pids(folder)[0], signal.SIGKILL)
     await until(lambda: not running(folder))
-    assert await provider.list() == {"node-1": False}
+    assert await provider.list() == {"node-1": Machine.STOPPED}
     await provider.start(launch())
-    assert await provider.list() == {"node-1": True}
+    assert await provider.list() == {"node-1": Machine.RUNNING}
     await provider.destroy(launch())
 
 
@@ -157,7 +157,7 @@ async def test_local_ends_a_node_that_does_not_listen(folder):
     await provider.stop(launch())
     assert not running(folder)
     assert not runs(child.pid), "what it started ends with it"
-    assert await provider.list() == {"node-1": False}
+    assert await provider.list() == {"node-1": Machine.STOPPED}
 
 
 async def test_local_lets_a_node_end_by_itself(folder):
@@ -181,7 +181,7 @@ async def test_local_never_kills_a_recycled_pid(folder):
     try:
         state = folder / "state/pool/node-1/process.json"
         state.write_text(f'{{"pid":{innocent.pid},"started":{psutil.Process(innocent.pid).create_time() - 60}}}')
-        assert await provider.list() == {"node-1": False}
+        assert await provider.list() == {"node-1": Machine.STOPPED}
         await provider.stop(launch())
         await provider.destroy(launch())
         assert runs(innocent.pid)
@@ -198,7 +198,7 @@ async def test_local_ends_a_process_that_was_never_noted(folder, damage):
     state = folder / "state/pool/node-1/process.json"
     if damage == "missing":
         state.unlink()
-        assert await local(folder).list() == {"node-1": True}
+        assert await local(folder).list() == {"node-1": Machine.RUNNING}
         await local(folder).create(launch())
         assert len(pids(folder)) == 1
     else:
@@ -217,7 +217,7 @@ async def test_local_replaces_a_node_whose_main_process_died(folder):
     await until(lambda: (folder / "child").exists() and pids(folder) and not running(folder))
     orphan = int((folder / "child").read_text())
     assert runs(orphan)
-    assert await provider.list() == {"node-1": False}
+    assert await provider.list() == {"node-1": Machine.STOPPED}
     (folder / "again").touch()
     await provider.start(launch())
     await until(lambda: running(folder))
@@ -246,7 +246,7 @@ async def test_local_nodes_outlive_a_killed_bridge_and_are_found_again(folder):
     assert await asyncio.wait_for(bridge.wait(), 20) == -signal.SIGKILL
     await until(lambda: running(folder))
     provider = local(folder)
-    assert await provider.list() == {"node-1": True}
+    assert await provider.list() == {"node-1": Machine.RUNNING}
     await provider.create(launch())
     assert len(pids(folder)) == 1
     await provider.destroy(launch())
@@ -298,7 +298,7 @@ async def test_local_says_what_the_machine_refuses(folder):
     missing = LocalProvider("pool", LocalOptions(state=str(folder / "state")), program=("/no/such/program",))
     with pytest.raises(ProviderError, match=r"^create: .*No such file or directory: '/no/such/program'"):
         await missing.create(launch())
-    assert await missing.list() == {"node-1": False}
+    assert await missing.list() == {"node-1": Machine.STOPPED}
 
 
 async def test_a_sweep_ends_all_nodes_of_a_folder_and_nothing_else(folder):

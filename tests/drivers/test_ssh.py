@@ -19,7 +19,7 @@ from drivers.contract import Contract, ListContract, launch, until
 from rtcbridge.config import SshOptions
 from rtcbridge.drivers.providers.ssh import SshProvider
 from rtcbridge.drivers.providers.ssh_script import script
-from rtcbridge.ports import ProviderError
+from rtcbridge.ports import Machine, ProviderError
 
 SSHD = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin")
 TOOLS = all(shutil.which(tool) for tool in ("flock", "setsid"))
@@ -216,7 +216,7 @@ class TestSsh(Contract, ListContract):
         await provider.destroy(launch("a"))
         await provider.create(launch("c"))
         assert machines.place("c").is_relative_to(first.home)
-        assert await machines.make().list() == {"b": True, "c": True}
+        assert await machines.make().list() == {"b": Machine.RUNNING, "c": Machine.RUNNING}
 
     async def test_rooms_are_not_given_twice(self, machines):
         providers = [machines.make(nodes_per_host=2) for _ in range(3)]
@@ -244,9 +244,9 @@ class TestSsh(Contract, ListContract):
         await anew.create(launch("c"))
         assert machines.place("c").is_relative_to(machines.hosts[1].home)
         machines.hosts[0].start()
-        assert await provider.list() == {"a": True, "c": True}
+        assert await provider.list() == {"a": Machine.RUNNING, "c": Machine.RUNNING}
         await anew.destroy(launch("a"))
-        assert await provider.list() == {"c": True}
+        assert await provider.list() == {"c": Machine.RUNNING}
 
     async def test_a_pool_sees_only_its_own(self, machines):
         await machines.make().create(launch())
@@ -258,10 +258,10 @@ class TestSsh(Contract, ListContract):
         await until(machines.running)
         os.kill(machines.alive()[0], signal.SIGKILL)
         await until(lambda: not machines.running())
-        assert await provider.list() == {"node-1": False}
+        assert await provider.list() == {"node-1": Machine.STOPPED}
         await provider.start(launch())
         await until(machines.running)
-        assert await provider.list() == {"node-1": True}
+        assert await provider.list() == {"node-1": Machine.RUNNING}
 
     async def test_a_node_that_does_not_listen_is_killed_with_all_that_it_started(self, machines):
         (machines.folder / "machine").write_text(
@@ -276,7 +276,7 @@ class TestSsh(Contract, ListContract):
         await provider.stop(launch())
         assert not machines.running()
         assert not runs(child)
-        assert await provider.list() == {"node-1": False}
+        assert await provider.list() == {"node-1": Machine.STOPPED}
 
     async def test_a_node_may_end_by_itself(self, machines):
         (machines.folder / "machine").write_text(
@@ -308,7 +308,7 @@ class TestSsh(Contract, ListContract):
                         "broken": "\n",
                     }[pid]
                 )
-            assert await provider.list() == {"node-1": False}
+            assert await provider.list() == {"node-1": Machine.STOPPED}
             await provider.start(launch())
             await until(lambda: machines.boots() == 2)
             assert machines.running() == 1, "what was lost sight of has ended"
@@ -355,7 +355,7 @@ class TestSsh(Contract, ListContract):
             (host.home / ".bashrc").write_text("echo rtcbridge; echo welcome\n")
         provider = machines.make()
         await provider.create(launch())
-        assert await provider.list() == {"node-1": True}
+        assert await provider.list() == {"node-1": Machine.RUNNING}
         for host in machines.hosts:
             (host.home / ".bashrc").unlink()
 
@@ -368,7 +368,7 @@ class TestSsh(Contract, ListContract):
             await provider.list()
         for host in machines.hosts:
             host.start()
-        assert await provider.list() == {"node-1": True}
+        assert await provider.list() == {"node-1": Machine.RUNNING}
 
     async def test_the_agent_of_this_package(self, machines):
         """A model that is not there: the real agent starts, says so in its log, and ends."""

@@ -1,6 +1,6 @@
 """A bridge in the test's own event loop: on a real port and a real store, with short times."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from rtcbridge.config import Server as ServerConfig
 from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
+from rtcbridge.ports import Provider
 from rtcbridge.testing import FakeClient, FakeNode
 
 STATIC = Pool(provider="static", lost_timeout=30.0)
@@ -42,8 +43,18 @@ class Running:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, demo: str = "", host: str = "127.0.0.1", **sections: Any) -> AsyncIterator[Running]:
-    """Run a bridge with a static pool, unless `sections` of the configuration say otherwise."""
+async def running(
+    folder: Path,
+    *,
+    demo: str = "",
+    host: str = "127.0.0.1",
+    providers: Mapping[str, Provider] | None = None,
+    **sections: Any,
+) -> AsyncIterator[Running]:
+    """Run a bridge with a static pool, unless `sections` of the configuration say otherwise.
+
+    `providers`: those of its pools, in place of what the configuration names.
+    """
     sections = {"pools": (STATIC,), "nodes": Nodes(heartbeat=BEAT, missed=5)} | sections
     sections.setdefault("server", ServerConfig(host=host, port=0))
     store = folder / "bridge.db"
@@ -51,8 +62,8 @@ async def running(folder: Path, *, demo: str = "", host: str = "127.0.0.1", **se
     with Database(store) as database:
         keys, ledger = SqliteKeys(database), SqliteLedger(database)
         client_key, node_key = keys.create_client_key("TEST01"), keys.create_node_key("default")
-        providers = {pool.name: make_provider(pool) for pool in config.pools}
-        server = Server(config, keys, ledger, providers, demo)
+        made = providers or {pool.name: make_provider(pool) for pool in config.pools}
+        server = Server(config, keys, ledger, made, demo)
         await server.start()
         try:
             yield Running(server, keys, client_key, node_key)

@@ -7,7 +7,7 @@ import pytest
 from gateway.proof.cloud import CloudProvider, Outcome
 from gateway.proof.world import World
 from rtcbridge import config
-from rtcbridge.core.node import NodeEvent, NodeState
+from rtcbridge.core.node import NodeState
 
 
 @pytest.fixture
@@ -47,8 +47,7 @@ def test_a_drained_node_goes_when_the_last_reservation_is_given_back(world: Worl
     customer = world.customer_comes()
     customer.say({"type": "session_start"})
     world.register(world.own_node("own"))
-    world.reconciler._tell(world.pool, world.pool.nodes["own"], NodeEvent.DRAIN, world.loop.time())
-    world.turn()
+    world.order("drain_node", "own")
     customer.socket.quit(goodbye=True)
     world.turn()
     assert not world.pool.nodes

@@ -17,7 +17,7 @@ from gateway.proof.checks import check_now, check_rest, check_silence
 from gateway.proof.cloud import Agent, Outcome
 from gateway.proof.world import Customer, World
 from rtcbridge import config
-from rtcbridge.core.node import NodeEvent, NodeState
+from rtcbridge.ports import Machine
 
 _EXAMPLES, _STEPS = [int(number) for number in [*os.environ.get("PROVE", "60").split(","), "50"][:2]]
 MACHINE = settings(
@@ -51,6 +51,9 @@ _pools = st.builds(
     stop_timeout=st.just(9.0),
     destroy_timeout=st.just(9.0),
     failed_timeout=st.just(7.0),
+    breaker_failures=st.sampled_from([0, 1, 3]),
+    breaker_pause=st.just(5.0),
+    breaker_max_pause=st.just(20.0),
 )
 _sessions = st.builds(
     config.Sessions,
@@ -216,8 +219,8 @@ class Life(RuleBasedStateMachine):
         self.world.cloud.land(index % len(self.world.cloud.strays), keep=again)
         self.look()
 
-    @rule(index=_index, lie=st.sampled_from([None, True, False]))
-    def cloud_lies(self, index: int, lie: bool | None) -> None:
+    @rule(index=_index, lie=st.sampled_from([None, *Machine]))
+    def cloud_lies(self, index: int, lie: Machine | None) -> None:
         """From now on its list is wrong about a machine; it may be one that never was."""
         known = [*self.world.cloud.machines, *self.world.pool.nodes]
         if known:
@@ -227,6 +230,12 @@ class Life(RuleBasedStateMachine):
     @rule()
     def cloud_is_honest(self) -> None:
         self.world.cloud.lies.clear()
+
+    @precondition(lambda self: self.world.cloud.agents())
+    @rule(index=_index)
+    def spot_notice(self, index: int) -> None:
+        """The cloud will take a machine away; when it does, the node should have been drained."""
+        self.world.cloud.lies[_pick(self.world.cloud.agents(), index).node] = Machine.LEAVING
 
     @precondition(lambda self: self.world.cloud.agents())
     @rule(index=_index, gone=st.booleans())
@@ -268,14 +277,11 @@ class Life(RuleBasedStateMachine):
         self.world.ledger.write()
         self.look()
 
-    @precondition(lambda self: any(node.state is NodeState.READY for node in self.world.pool.nodes.values()))
-    @rule(index=_index)
-    def node_is_drained(self, index: int) -> None:
-        """By request of an admin."""
-        ready = [node for node in self.world.pool.nodes.values() if node.state is NodeState.READY]
-        self.world.reconciler._tell(self.world.pool, _pick(ready, index), NodeEvent.DRAIN, self.world.loop.time())
-        self.world.bridge.settle(self.world.pool)
-        self.look()
+    @precondition(lambda self: self.world.pool.nodes)
+    @rule(index=_index, action=st.sampled_from(["drain_node", "drain_node", "stop_node", "start_node", "destroy_node"]))
+    def admin_orders(self, index: int, action: str) -> None:
+        self.world.order(action, _pick(sorted(self.world.pool.nodes), index))
+        check_now(self.world)
 
     # --- time ---
 

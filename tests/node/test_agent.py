@@ -287,6 +287,56 @@ async def test_drain_of_an_idle_node_ends_it() -> None:
         assert await asyncio.wait_for(task, TIMEOUT) is ExitStatus.OK
 
 
+async def test_a_node_that_is_to_leave_offers_no_slot_and_ends_with_its_last_session(client: WrtcClient) -> None:
+    second, third = WrtcClient(), WrtcClient()
+    async with Bridge() as bridge, running(bridge, slots=3) as (agent, task):
+        assert (await bridge.registered())["capacity"] == 3
+        await bridge.connect(client, "s1")
+        await bridge.connect(second, "s2")
+        await agent.drain(TIMEOUT)
+        again = await bridge.registered()
+        assert (again["capacity"], sorted(again["sessions"])) == (2, ["s1", "s2"])
+        await bridge.send("session_end", session="s1", reason="done")
+        again = await bridge.registered()
+        assert (again["capacity"], again["sessions"]) == (1, ["s2"])
+        await bridge.send("offer", session="s3", sdp=await third.offer())
+        assert (await bridge.expect("error", session="s3"))["message"] == "the node is draining"
+        await second.until(lambda count=second.count: second.count > count + 5)
+        assert not task.done()
+        await bridge.send("session_end", session="s2", reason="done")
+        assert await asyncio.wait_for(task, TIMEOUT) is ExitStatus.OK
+    for one in (second, third):
+        await one.close()
+
+
+async def test_a_node_that_is_to_leave_does_not_wait_for_ever(client: WrtcClient) -> None:
+    async with Bridge() as bridge, running(bridge) as (agent, task):
+        await bridge.registered()
+        await bridge.connect(client, "s1")
+        await agent.drain(0.2)
+        await bridge.registered()
+        assert await asyncio.wait_for(task, TIMEOUT) is ExitStatus.OK
+        await bridge.expect("session_state", session="s1", state="closed")
+
+
+@pytest.mark.parametrize("what", ["no session", "no bridge", "asked again"])
+async def test_a_node_that_is_to_leave_stops_at_once(client: WrtcClient, what: str) -> None:
+    async with Bridge() as bridge, running(bridge) as (agent, task):
+        await bridge.registered()
+        if what != "no session":
+            await bridge.connect(client, "s1")
+        if what == "no bridge":
+            await bridge.shut()
+            async with asyncio.timeout(TIMEOUT):
+                while agent._link.up:  # noqa: ASYNC110 - there is no event to wait for
+                    await asyncio.sleep(0.01)
+        await agent.drain(600)
+        if what == "asked again":
+            await bridge.registered()
+            await agent.drain(600)
+        assert await asyncio.wait_for(task, TIMEOUT) is ExitStatus.OK
+
+
 async def test_stop_ends_sessions_and_says_goodbye(client: WrtcClient) -> None:
     async with Bridge() as bridge, running(bridge) as (agent, task):
         await bridge.registered()

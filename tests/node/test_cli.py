@@ -50,6 +50,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ([*GOOD, "--bridge", "ws://x:99999"], "--bridge: expected ws://HOST"),
         ([*GOOD, "--bridge", "ws://"], "--bridge: expected ws://HOST"),
         ([*GOOD, "--slots", "0"], "--slots: expected a number from 1 to 1000, not '0'"),
+        ([*GOOD, "--drain", "soon"], "--drain: expected seconds from 0 to 86400, not 'soon'"),
+        ([*GOOD, "--drain", "nan"], "--drain: expected seconds from 0 to 86400, not 'nan'"),
         ([*GOOD, "--slots", "two"], "--slots: expected a number from 1 to 1000, not 'two'"),
         ([*GOOD, "--engine", "gstreamer"], "--engine: expected auto, wrtc, aiortc, not 'gstreamer'"),
         ([*GOOD, "--log-level", "loud"], "--log-level: expected debug, info, warning, error, not 'loud'"),
@@ -81,11 +83,13 @@ def test_the_environment_stands_in_and_the_command_line_wins(monkeypatch: pytest
         "RTCBRIDGE_POOL": "gpu",
         "RTCBRIDGE_NODE": "node-7",
         "RTCBRIDGE_SLOTS": "4",
+        "RTCBRIDGE_NODE_DRAIN": "80",
         "RTCBRIDGE_MODEL": "cartoon",
     }
     options = cli._options(parse(), environment)
     assert (options["model"], options["bridge"], options["key"]) == ("cartoon", "ws://10.0.0.1:8080/node", "nk_env")
     assert (options["pool"], options["id"], options["slots"], options["engine"]) == ("gpu", "node-7", 4, "auto")
+    assert options["drain"] == 80
     options = cli._options(parse("neon", "--pool", "other", "--slots", "2"), environment)
     assert (options["model"], options["pool"], options["slots"]) == ("neon", "other", 2)
 
@@ -182,6 +186,30 @@ async def test_a_signal_ends_it_in_two_seconds_even_in_a_blocked_model(
     assert "v=0" not in err
     assert "ice-ufrag" not in err
     assert "secretsecret" not in err
+
+
+@pytest.mark.parametrize("second", [False, True])
+async def test_sigterm_drains_a_node_that_is_told_so_and_a_second_one_ends_it(second: bool) -> None:
+    client = WrtcClient()
+    async with Bridge() as bridge:
+        process = await start(
+            "passthrough", "--drain", "600", RTCBRIDGE_URL=bridge.url, RTCBRIDGE_NODE_TOKEN="nk_TEST01_secretsecret"
+        )
+        await bridge.registered()
+        await bridge.connect(client, "s1")
+        process.send_signal(signal.SIGTERM)
+        again = await bridge.registered()
+        assert (again["capacity"], again["sessions"]) == (1, ["s1"])
+        await client.until(lambda count=client.count: client.count > count + 5)
+        assert process.returncode is None
+        if second:
+            process.send_signal(signal.SIGTERM)
+            await bridge.expect("session_state", session="s1", state="closed")
+        else:
+            await bridge.send("session_end", session="s1", reason="done")
+        status, _ = await ended(process)
+        assert status == 0
+    await client.close()
 
 
 @pytest.fixture

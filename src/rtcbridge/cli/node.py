@@ -32,6 +32,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z0-9._:@-]{1,128}")
 _LEVELS = ("debug", "info", "warning", "error")
 _ENGINES = ("auto", "wrtc", "aiortc")
 _MAX_SLOTS = 1000
+_MAX_DRAIN = 86_400.0  # seconds
 
 # Options that can come from the environment instead, as the providers pass them.
 _ENVIRONMENT = {
@@ -42,6 +43,7 @@ _ENVIRONMENT = {
     "id": "RTCBRIDGE_NODE",
     "slots": "RTCBRIDGE_SLOTS",
     "engine": "RTCBRIDGE_NODE_ENGINE",
+    "drain": "RTCBRIDGE_NODE_DRAIN",
     "ca": "RTCBRIDGE_CA",
     "log_level": "RTCBRIDGE_LOG_LEVEL",
 }
@@ -70,6 +72,11 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="URL[,USER,PASSWORD]",
         help="a STUN or TURN server for offers that bring none; may be repeated",
     )
+    parser.add_argument(
+        "--drain",
+        metavar="SECONDS",
+        help="on SIGTERM, take no new session and let those that live go on so long (default: 0, stop at once)",
+    )
     parser.add_argument("--ca", metavar="FILE", help="certificates to trust for wss://, in PEM")
     parser.add_argument(
         "--insecure", action="store_true", help="trust any certificate; only for a bridge on this machine"
@@ -88,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     """
     options = _options(args, os.environ)
     _configure_logs(options["log_level"])
-    return _serve(*_prepare(options))
+    return _serve(*_prepare(options), options["drain"])
 
 
 def _option(key: str) -> str:
@@ -110,6 +117,7 @@ def _options(args: argparse.Namespace, environment: Mapping[str, str]) -> dict[s
     if not options["key"].startswith("nk_"):
         raise UsageError("--key: expected a node's key, which begins with nk_")
     options["slots"] = _slots(options["slots"])
+    options["drain"] = _drain(options["drain"] or "0")
     options["id"] = options["id"] or _own_id()
     if not _IDENTIFIER.fullmatch(options["id"]):
         raise UsageError("--id: expected 1 to 128 letters, digits, or any of . _ : @ -")
@@ -122,6 +130,16 @@ def _slots(text: str) -> int | None:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= _MAX_SLOTS:
         raise UsageError(f"--slots: expected a number from 1 to {_MAX_SLOTS}, not {text!r}")
     return int(text)
+
+
+def _drain(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= _MAX_DRAIN:
+        raise UsageError(f"--drain: expected seconds from 0 to {_MAX_DRAIN:g}, not {text!r}")
+    return seconds
 
 
 def _own_id() -> str:
@@ -216,13 +234,13 @@ def _configure_logs(level: str) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _serve(config: AgentConfig, engine: Engine, worker: Worker) -> int:
+def _serve(config: AgentConfig, engine: Engine, worker: Worker, drain: float) -> int:
     """Run the agent to its end. Raises UsageError or CommandError; does not return otherwise."""
     from rtcbridge.node.agent import Agent, ExitStatus
     from rtcbridge.node.model import ModelError
 
     try:
-        status = asyncio.run(_run_agent(Agent(config, engine, worker)))
+        status = asyncio.run(_run_agent(Agent(config, engine, worker), drain))
     except ModelError as error:
         raise UsageError(str(error)) from None
     if status is ExitStatus.REFUSED:
@@ -234,15 +252,19 @@ def _serve(config: AgentConfig, engine: Engine, worker: Worker) -> int:
     os._exit(0)
 
 
-async def _run_agent(agent: Agent) -> ExitStatus:
+async def _run_agent(agent: Agent, drain: float) -> ExitStatus:
+    """Run it until a signal: SIGINT ends it at once, and so does SIGTERM, or after `drain` seconds."""
     loop = asyncio.get_running_loop()
     stops: set[asyncio.Task[None]] = set()
 
     def stop() -> None:
         stops.add(asyncio.create_task(agent.stop(), name="stop"))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop)
+    def terminate() -> None:
+        stops.add(asyncio.create_task(agent.drain(drain) if drain else agent.stop(), name="terminate"))
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(signal.SIGINT, stop)
     status = await agent.run()
     await asyncio.gather(*stops)
     return status

@@ -36,13 +36,26 @@ class NodeEvent(Enum):
     ACCEPTED = "accepted"  # the provider accepted the operation of this state
     REFUSED = "refused"  # the provider refused it
     SILENT = "silent"  # heartbeats are missing
+    RUNS = "runs"  # the provider says: the machine runs, though it was stopped
+    INTERRUPTED = "interrupted"  # the provider says: it will take the machine away soon
+    HALTING = "halting"  # the provider says: the machine is being stopped
     HALTED = "halted"  # the provider says: the machine is there and does not run
     VANISHED = "vanished"  # the provider says: there is no such machine
+    UNDONE = "undone"  # the provider says: what may have been asked for has not come about
     DRAIN = "drain"  # take no new session
     EMPTY = "empty"  # the last session of a draining node ended
     START = "start"
+    STOP = "stop"  # somebody wants it stopped, with its sessions
     DESTROY = "destroy"
     TIMEOUT = "timeout"  # the state's deadline has passed
+
+
+class Order(Enum):
+    """What is to become of a node, whatever the pool's policy says. It is stored with the node."""
+
+    NONE = ""
+    STOP = "stop"  # out of service until somebody starts it
+    DESTROY = "destroy"
 
 
 _S, _E = NodeState, NodeEvent
@@ -51,40 +64,62 @@ NODE_TRANSITIONS: Mapping[tuple[NodeState, NodeEvent], NodeState] = {
     (_S.PROVISIONING, _E.ACCEPTED): _S.BOOTING,
     (_S.PROVISIONING, _E.REFUSED): _S.FAILED,
     (_S.PROVISIONING, _E.REGISTERED): _S.READY,
+    (_S.PROVISIONING, _E.UNDONE): _S.PROVISIONING,
+    (_S.PROVISIONING, _E.DESTROY): _S.TERMINATING,
     (_S.PROVISIONING, _E.TIMEOUT): _S.FAILED,
     (_S.STARTING, _E.ACCEPTED): _S.BOOTING,
     (_S.STARTING, _E.REFUSED): _S.FAILED,
     (_S.STARTING, _E.REGISTERED): _S.READY,
     (_S.STARTING, _E.VANISHED): _S.FAILED,
+    (_S.STARTING, _E.STOP): _S.STOPPING,
+    (_S.STARTING, _E.DESTROY): _S.TERMINATING,
     (_S.STARTING, _E.TIMEOUT): _S.FAILED,
     (_S.BOOTING, _E.REGISTERED): _S.READY,
+    (_S.BOOTING, _E.INTERRUPTED): _S.TERMINATING,
+    (_S.BOOTING, _E.HALTING): _S.FAILED,
     (_S.BOOTING, _E.HALTED): _S.FAILED,
     (_S.BOOTING, _E.VANISHED): _S.FAILED,
+    (_S.BOOTING, _E.STOP): _S.STOPPING,
+    (_S.BOOTING, _E.DESTROY): _S.TERMINATING,
     (_S.BOOTING, _E.TIMEOUT): _S.FAILED,
     (_S.READY, _E.REGISTERED): _S.READY,
     (_S.READY, _E.ACCEPTED): _S.READY,  # it dialed in before the provider's answer came
     (_S.READY, _E.REFUSED): _S.READY,
     (_S.READY, _E.SILENT): _S.LOST,
-    (_S.READY, _E.HALTED): _S.LOST,
-    (_S.READY, _E.VANISHED): _S.LOST,
+    (_S.READY, _E.INTERRUPTED): _S.DRAINING,
+    (_S.READY, _E.HALTING): _S.DRAINING,
+    (_S.READY, _E.HALTED): _S.STOPPED,
+    (_S.READY, _E.VANISHED): _S.GONE,
     (_S.READY, _E.DRAIN): _S.DRAINING,
+    (_S.READY, _E.STOP): _S.STOPPING,
+    (_S.READY, _E.DESTROY): _S.TERMINATING,
     (_S.LOST, _E.REGISTERED): _S.READY,
+    (_S.LOST, _E.INTERRUPTED): _S.TERMINATING,
+    (_S.LOST, _E.HALTING): _S.STOPPING,
     (_S.LOST, _E.HALTED): _S.STOPPED,
     (_S.LOST, _E.VANISHED): _S.GONE,
+    (_S.LOST, _E.STOP): _S.STOPPING,
+    (_S.LOST, _E.DESTROY): _S.TERMINATING,
     (_S.LOST, _E.TIMEOUT): _S.TERMINATING,
     (_S.DRAINING, _E.REGISTERED): _S.DRAINING,
     (_S.DRAINING, _E.EMPTY): _S.STOPPING,
     (_S.DRAINING, _E.SILENT): _S.STOPPING,
+    (_S.DRAINING, _E.INTERRUPTED): _S.DRAINING,
+    (_S.DRAINING, _E.HALTING): _S.DRAINING,
     (_S.DRAINING, _E.HALTED): _S.STOPPED,
     (_S.DRAINING, _E.VANISHED): _S.GONE,
+    (_S.DRAINING, _E.STOP): _S.STOPPING,
+    (_S.DRAINING, _E.DESTROY): _S.TERMINATING,
     (_S.DRAINING, _E.TIMEOUT): _S.STOPPING,
     (_S.STOPPING, _E.ACCEPTED): _S.STOPPED,
     (_S.STOPPING, _E.REFUSED): _S.STOPPING,
     (_S.STOPPING, _E.HALTED): _S.STOPPED,
     (_S.STOPPING, _E.VANISHED): _S.GONE,
+    (_S.STOPPING, _E.DESTROY): _S.TERMINATING,
     (_S.STOPPING, _E.TIMEOUT): _S.TERMINATING,
     (_S.STOPPED, _E.START): _S.STARTING,
-    (_S.STOPPED, _E.REGISTERED): _S.READY,  # somebody started it by hand
+    (_S.STOPPED, _E.RUNS): _S.BOOTING,  # somebody else started it
+    (_S.STOPPED, _E.REGISTERED): _S.READY,  # the same, and its agent was faster than the provider's list
     (_S.STOPPED, _E.VANISHED): _S.GONE,
     (_S.STOPPED, _E.DESTROY): _S.TERMINATING,
     (_S.STOPPED, _E.TIMEOUT): _S.TERMINATING,
@@ -106,6 +141,14 @@ OPERATIONS: Mapping[NodeState, str] = {
     _S.TERMINATING: "destroy",
 }
 _MACHINE_ONLY = frozenset({_S.STOPPING, _S.STOPPED, _S.TERMINATING})
+_LEAVING = frozenset({_E.INTERRUPTED, _E.HALTING})
+_REASONS: Mapping[NodeEvent, str] = {  # what the provider's list says, in words
+    _E.INTERRUPTED: "the provider takes its machine away",
+    _E.HALTING: "its machine is being stopped",
+    _E.HALTED: "its machine has stopped",
+    _E.VANISHED: "its machine has gone",
+    _E.RUNS: "its machine was started by somebody else",
+}
 _RETRY = (1.0, 60.0)  # seconds before a refused operation is tried again: the first, and at most
 _DOUBLINGS = 6  # of the first, after which the most is reached
 
@@ -135,8 +178,9 @@ class Node:
 
     Times are seconds on the caller's clock. `heard`: when it last spoke;
     `started`: its last boot was the start of a stopped machine; `busy`: an operation is under way;
-    `uncertain`: an earlier life of this bridge may have asked for its creation. Only its pool changes
-    `sessions`. `watch` is called after a change that matters to who gets which slot.
+    `uncertain`: an earlier life of this bridge may have asked for its creation; `leaving`: its machine will
+    soon be gone, whatever we do. Only its pool changes `sessions`. `watch` is called after a change that matters
+    to who gets which slot.
     """
 
     def __init__(self, id: str, spec: PoolSpec, state: NodeState, now: float, managed: bool = True) -> None:
@@ -152,6 +196,8 @@ class Node:
         self.started = False
         self.busy = False
         self.uncertain = False
+        self.leaving = False
+        self._order = Order.NONE
         self.reason = ""
         self.labels: Mapping[str, Any] = {}
         self.since = self.heard = self.idle_since = now
@@ -180,9 +226,26 @@ class Node:
         self._changed()
 
     @property
+    def order(self) -> Order:
+        """What is to become of it, whatever the policy says."""
+        return self._order
+
+    @order.setter
+    def order(self, order: Order) -> None:
+        self._order = order
+        self._changed()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the provider has refused the operation of the present state, and is to be asked again."""
+        return self._retries > 0
+
+    @property
     def free(self) -> int:
-        """Slots that no session holds, while the node is ready."""
-        return max(0, self._capacity - len(self.sessions)) if self.state is NodeState.READY else 0
+        """Slots that no session holds, while the node is ready and to stay so."""
+        if self.state is not NodeState.READY or self._order is not Order.NONE:
+            return 0
+        return max(0, self._capacity - len(self.sessions))
 
     def _changed(self) -> None:
         if self.watch is not None:
@@ -202,6 +265,11 @@ class Node:
         if not self.managed and state in _MACHINE_ONLY:
             state = NodeState.GONE
         self.state = state
+        if event is NodeEvent.UNDONE:
+            self.uncertain = False
+        if state is NodeState.DRAINING and event in _LEAVING:
+            self.leaving = True
+            self._order = Order.DESTROY if event is NodeEvent.INTERRUPTED else self._order
         if state is before and event is not NodeEvent.TIMEOUT:
             if event is NodeEvent.REFUSED:
                 self._back_off(now)
@@ -218,11 +286,21 @@ class Node:
     def _enter(self, event: NodeEvent, before: NodeState, now: float) -> None:
         self.since, self.deadline = now, now + duration(self.state, self.spec)
         self.retry_at, self._retries = now, 0
-        if self.state is NodeState.READY:
+        if self.state is NodeState.READY or event is NodeEvent.START:
             self.reason = ""
+        if event in _REASONS:
+            self.reason = _REASONS[event]
+        elif event is NodeEvent.TIMEOUT and self.state is NodeState.FAILED:
+            self.reason = f"{before.value} took longer than {duration(before, self.spec):g} s"
         if self.state is not before and self.state in UP:
             self.heard = self.idle_since = now
+        self.uncertain = False
+        self.leaving = self.leaving and self.state is NodeState.DRAINING
         if event is NodeEvent.START:
+            self._order = Order.NONE
+        elif event is NodeEvent.STOP:
+            self._order = Order.STOP
+        if event in (NodeEvent.START, NodeEvent.RUNS):
             self.started = True
 
     def _back_off(self, now: float) -> None:

@@ -5,13 +5,14 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from rtcbridge.core import policy
+from rtcbridge.core.breaker import Breaker
 from rtcbridge.core.errors import Error
 from rtcbridge.core.events import Failed, Full, Granted, Lost, Pending, PoolEvent
 from rtcbridge.core.line import Line, Waiter
 from rtcbridge.core.messages import Status
-from rtcbridge.core.node import OPERATIONS, UP, Node, NodeEvent, NodeState
+from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState, Order
 from rtcbridge.core.spec import PoolSpec
-from rtcbridge.core.tally import Tally
+from rtcbridge.core.tally import Tally, ordered_step
 
 Verdict: TypeAlias = tuple[str, PoolEvent]  # a session's id, and what the pool says to it
 
@@ -21,7 +22,7 @@ class Create(Struct, frozen=True):
 
 
 class Step(Struct, frozen=True):
-    """Let this node take this event: START, DRAIN or EMPTY."""
+    """Let this node take this event: START, DRAIN, EMPTY, STOP or DESTROY."""
 
     node: str
     event: NodeEvent
@@ -39,6 +40,7 @@ class Pool:
         self.nodes: dict[str, Node] = {}
         self.holders: dict[str, Node] = {}
         self.line = Line()
+        self.breaker = Breaker(spec.breaker_failures, spec.breaker_pause, spec.breaker_max_pause)
         self._tally = Tally()
         self._verdicts: dict[str, PoolEvent] = {}  # to be told at the next settling
         self._cause: Error | None = None  # why the supply has shrunk since the last one
@@ -95,12 +97,17 @@ class Pool:
         self.nodes[node.id] = node
         node.watch = self._tally.note
         self._tally.note(node)
+        if node.state is NodeState.PROVISIONING:
+            self.breaker.begin(node.id)
 
     def observe(self, id: str, event: NodeEvent, now: float) -> bool:
         """Tell a node what happened to it; return whether its state changed. Raises TransitionError."""
         node = self.nodes[id]
+        before, uncertain = node.state, node.uncertain
         if not node.receive(event, now):
             return False
+        if not uncertain:
+            self._judge(node, before, now)
         if node.state is NodeState.FAILED:
             self._cause = Error.START_FAILED if node.started else Error.POOL_FULL
         if node.state not in UP:
@@ -110,6 +117,23 @@ class Pool:
             del self.nodes[id]
             self._tally.forget(id)
         return True
+
+    def _judge(self, node: Node, before: NodeState, now: float) -> None:
+        """Let the breaker know how a creation or a start went."""
+        breaker, asked = self.breaker, before in (NodeState.PROVISIONING, NodeState.STARTING)
+        match node.state:
+            case NodeState.STARTING:
+                breaker.begin(node.id)
+            case NodeState.BOOTING if asked:
+                breaker.accept()
+            case NodeState.READY if before in COMING or before is NodeState.FAILED:
+                if asked:
+                    breaker.accept()
+                breaker.come_up()
+            case NodeState.FAILED:
+                breaker.fail(node.id, node.reason, now, accepted=not asked)
+            case NodeState.STOPPING | NodeState.TERMINATING:
+                breaker.drop(node.id)
 
     def _lose(self, node: Node) -> None:
         for session in sorted(node.sessions):
@@ -194,8 +218,12 @@ class Pool:
         """Return how many slots are on their way, or could be: what a place in line is compared with."""
         if not self.spec.elastic:
             return 0
-        slots = self._tally.supply - self._tally.share(exclude).supply
-        return slots + self.spec.slots * self._creatable()
+        tally, excluded = self._tally, self._tally.share(exclude)
+        dormant = tally.dormant - excluded.dormant
+        coming = tally.supply - excluded.supply - dormant
+        possible = dormant + self.spec.slots * self._creatable()
+        allowed = self.breaker.allowance
+        return coming + (possible if allowed is None else min(possible, allowed * self.spec.slots))
 
     def _creatable(self) -> int:
         return max(0, self.spec.max_nodes - len(self.nodes)) if self.spec.elastic else 0
@@ -206,6 +234,7 @@ class Pool:
         """Compare what is with what should be; return the steps between: start, then create."""
         tally = self._tally
         steps: list[Create | Step] = [Step(node, NodeEvent.EMPTY) for node in tally.emptied]
+        steps += [Step(id, event) for id, node in tally.ordered.items() if (event := ordered_step(node))]
         if not self.spec.elastic:
             return steps
         demand = len(self.line) + tally.sessions
@@ -227,7 +256,7 @@ class Pool:
         # A node that is being stopped can be started again soon: cheaper than a new one.
         missing -= self._tally.stopping
         new = min(self._creatable(), -(-missing // self.spec.slots))
-        return steps + [Create()] * new
+        return (steps + [Create()] * new)[: self.breaker.allowance]
 
     def _less(self, surplus: int, now: float) -> list[Create | Step]:
         steps: list[Create | Step] = []
@@ -259,9 +288,11 @@ class Pool:
 
     def expire(self, now: float, silence: float) -> list[str]:
         """Let the deadlines that have passed take effect; return the nodes that changed. `silence`: seconds."""
+        self.breaker.expire(now)
         changed = []
         for node in self._tally.pop_due(now, silence):
-            if node.state is NodeState.STOPPED and len(self._tally.stopped) <= self.spec.stopped_reserve:
+            reserved = node.state is NodeState.STOPPED and node.order is Order.NONE
+            if reserved and len(self._tally.stopped) <= self.spec.stopped_reserve:
                 node.prolong(now)
                 continue
             silent = node.state in UP and node.heard + silence <= now
@@ -270,6 +301,6 @@ class Pool:
         return changed
 
     def next_due(self, now: float, silence: float) -> float:
-        """Return when the next deadline, retry or idle node is due; infinity if nothing is."""
-        due = self._tally.next_due(now, silence)
+        """Return when the next deadline, retry, idle node or end of a pause is due; infinity if nothing is."""
+        due = min(self._tally.next_due(now, silence), self.breaker.until)
         return min(due, self._tally.next_idle(now, self.spec.idle_timeout)) if self.spec.elastic else due

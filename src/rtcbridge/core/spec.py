@@ -26,6 +26,9 @@ class PoolSpec(Struct, frozen=True, kw_only=True):
     stop_timeout: float = 120.0
     destroy_timeout: float = 120.0
     failed_timeout: float = 60.0  # how long a node that failed to start counts before it is destroyed
+    breaker_failures: int = 5  # creations and starts that fail in a row, before a pause; 0 = never pause
+    breaker_pause: float = 5.0  # the first pause; one more failure doubles it
+    breaker_max_pause: float = 300.0
 
 
 class SessionSpec(Struct, frozen=True, kw_only=True):

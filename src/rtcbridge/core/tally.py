@@ -5,9 +5,10 @@ from heapq import heappop, heappush
 from math import inf
 from typing import NamedTuple
 
-from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeState
+from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState, Order
 
-_AWAITED = COMING | {NodeState.STOPPING, NodeState.STOPPED, NodeState.LOST}
+_DORMANT = frozenset({NodeState.STOPPING, NodeState.STOPPED})
+_AWAITED = COMING | _DORMANT | {NodeState.LOST}
 
 
 class _Share(NamedTuple):
@@ -15,8 +16,9 @@ class _Share(NamedTuple):
 
     supply: int = 0  # slots that a place in line may count on
     capacity: int = 0  # slots of a node that is up or coming
-    sessions: int = 0  # sessions on such a node
+    sessions: int = 0  # sessions on such a node, or on one that will soon be gone: they need slots
     stopping: int = 0  # slots of a node that is being stopped
+    dormant: int = 0  # slots of `supply` that come only if the machine is started
     open: tuple[int, str] | None = None
     idle: tuple[float, str] | None = None
 
@@ -25,31 +27,47 @@ _NOTHING = _Share()
 
 
 def share(node: Node) -> _Share:
-    """Return what this node adds now."""
+    """Return what this node adds now. One that is to be stopped or destroyed is not counted on."""
     state, used = node.state, len(node.sessions)
+    kept = node.order is Order.NONE
     if state is NodeState.READY:
         open = idle = None
-        if node.linked:
+        if node.linked and kept:
             open = (-used, node.id) if node.free else None
             idle = (node.idle_since, node.id) if node.managed and not used else None
-        return _Share(0 if node.linked else node.free, node.capacity, used, 0, open, idle)
+        return _Share(0 if node.linked else node.free, node.capacity if kept else 0, used, 0, 0, open, idle)
+    capacity = node.capacity if kept else 0
     return _Share(
-        supply=node.capacity if state in _AWAITED else 0,
-        capacity=node.capacity if state in COMING else 0,
-        sessions=used if state in COMING else 0,
-        stopping=node.capacity if state is NodeState.STOPPING else 0,
+        supply=capacity if state in _AWAITED else 0,
+        capacity=capacity if state in COMING else 0,
+        sessions=used if state in COMING or node.leaving else 0,
+        stopping=capacity if state is NodeState.STOPPING else 0,
+        dormant=capacity if state in _DORMANT else 0,
     )
+
+
+def ordered_step(node: Node) -> NodeEvent | None:
+    """Return the step that a node's order asks for; None where its state leads there by itself."""
+    if node.order is Order.NONE:
+        return None
+    if node.state is NodeState.READY:
+        return NodeEvent.DRAIN
+    if node.order is Order.DESTROY:
+        idle = node.state in _DORMANT or (node.state is NodeState.DRAINING and not node.sessions)
+        return NodeEvent.DESTROY if idle or node.state is NodeState.BOOTING else None
+    return NodeEvent.STOP if node.state is NodeState.BOOTING else None
 
 
 class Tally:
     """The nodes of a pool in sum. `note` a node after each change of it, `forget` it when it is gone."""
 
     def __init__(self) -> None:
-        self.supply = self.capacity = self.sessions = self.stopping = 0
+        self.supply = self.capacity = self.sessions = self.stopping = self.dormant = 0
         self.open: list[tuple[int, str]] = []  # nodes with a free slot: the fullest first, then by id
         self.idle: list[tuple[float, str]] = []  # managed nodes without a session: the longest idle first
-        self.stopped: dict[str, Node] = {}
-        self.emptied: dict[str, Node] = {}  # draining, and without a session
+        self.stopped: dict[str, Node] = {}  # those that the policy may start
+        self.emptied: dict[str, Node] = {}  # draining, without a session, and to be stopped
+        self.ordered: dict[str, Node] = {}  # with a step to be taken for their order
         self.acting: dict[str, Node] = {}  # in a state that a provider's operation ends
         self._shares: dict[str, _Share] = {}
         self._nodes: dict[str, Node] = {}
@@ -67,8 +85,9 @@ class Tally:
         self._nodes[id] = node
         self._replace(id, share(node))
         for condition, nodes in (
-            (state is NodeState.STOPPED, self.stopped),
-            (state is NodeState.DRAINING and not node.sessions, self.emptied),
+            (state is NodeState.STOPPED and node.order is Order.NONE, self.stopped),
+            (state is NodeState.DRAINING and not node.sessions and node.order is not Order.DESTROY, self.emptied),
+            (ordered_step(node) is not None, self.ordered),
             (state in OPERATIONS, self.acting),
         ):
             if condition:
@@ -89,7 +108,7 @@ class Tally:
     def forget(self, node: str) -> None:
         """Take out a node that is gone."""
         self._replace(node, _NOTHING)
-        for nodes in (self.stopped, self.emptied, self.acting, self._nodes):
+        for nodes in (self.stopped, self.emptied, self.ordered, self.acting, self._nodes):
             nodes.pop(node, None)
         for facts in (self._shares, self._alarm, self._stamps):
             facts.pop(node, None)
@@ -100,10 +119,16 @@ class Tally:
             return
         self._shares[id] = new
         self.sessions += new.sessions - old.sessions
-        if new.capacity != old.capacity or new.supply != old.supply or new.stopping != old.stopping:
+        if (
+            new.capacity != old.capacity
+            or new.supply != old.supply
+            or new.stopping != old.stopping
+            or new.dormant != old.dormant
+        ):
             self.supply += new.supply - old.supply
             self.capacity += new.capacity - old.capacity
             self.stopping += new.stopping - old.stopping
+            self.dormant += new.dormant - old.dormant
         if new.open != old.open:
             if old.open:
                 del self.open[bisect_left(self.open, old.open)]

@@ -28,7 +28,7 @@ from rtcbridge.core.events import (
     Yield,
 )  # fmt: skip
 from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
-from rtcbridge.core.node import UP, Node, NodeState
+from rtcbridge.core.node import UP, Node, NodeState, Order, duration
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
@@ -343,6 +343,7 @@ class Bridge:
             since=self.wall() - (self.clock() - node.since),
             reason=node.reason,
             labels=json.dumps(node.labels),
+            ordered=node.order.value,
         )
 
     def overview(self) -> list[Mapping[str, Any]]:
@@ -361,14 +362,14 @@ def declared_model(pool: Pool) -> object:
 
 
 def restored_node(row: NodeRow, spec: PoolSpec, now: float, wall: float) -> Node:
-    """A node as an earlier life of this bridge left it. What it was doing begins anew, with a new deadline."""
+    """A node as an earlier life of this bridge left it. What was asked for begins anew, with a new deadline."""
     node = Node(row.id, spec, NodeState(row.state), now, managed=row.managed)
     node.capacity, node.epoch, node.started, node.reason = row.capacity, row.epoch, row.started, row.reason
-    node.labels = json.loads(row.labels)
+    node.labels, node.order = json.loads(row.labels), Order(row.ordered)
     node.uncertain = node.state is NodeState.PROVISIONING
-    if node.state is NodeState.STOPPED and spec.stopped_timeout:
+    if node.state in (NodeState.STOPPED, NodeState.DRAINING):  # neither depends on who was there to see it
         node.since = now - max(0.0, wall - row.since)
-        node.deadline = node.since + spec.stopped_timeout
+        node.deadline = node.since + duration(node.state, spec)
     return node
 
 

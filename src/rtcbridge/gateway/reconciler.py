@@ -7,14 +7,18 @@ between any two steps, leads to the same end. An intent is stored before it is a
 import asyncio
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from math import inf
 
 import structlog
 
 from rtcbridge.core import messages
+from rtcbridge.core.breaker import BreakerState
 from rtcbridge.core.errors import CloseCode, TransitionError
+from rtcbridge.core.machine import Machine, report
 from rtcbridge.core.node import OPERATIONS, UP, Node, NodeEvent, NodeState, duration
 from rtcbridge.core.pool import Create, Pool, Step
 from rtcbridge.gateway.bridge import Bridge
@@ -26,7 +30,17 @@ _LEDGER_PAUSE = 1.0  # seconds before a round is tried again whose intents could
 _LEAST_SLEEP = 0.01  # seconds: a deadline may lie just behind what the clock shows
 _LIST_TIMEOUT = 60.0  # seconds: without it, one lost answer would end the looking for good
 _PLANS = 8  # at most, until nothing is left: the second stops the empty node that the first drained
-_COMING_BACK = frozenset({NodeState.BOOTING, NodeState.READY, NodeState.LOST, NodeState.DRAINING})
+_ENDING = frozenset({NodeState.STOPPING, NodeState.TERMINATING})
+_ENDINGS = frozenset({OPERATIONS[state] for state in _ENDING})
+
+
+@dataclass(slots=True)
+class _Operation:
+    """A call of the provider that is under way, or just about to begin."""
+
+    name: str
+    task: "asyncio.Task[None]"
+    began: float = inf
 
 
 class Reconciler:
@@ -45,7 +59,8 @@ class Reconciler:
         self._wakes = {name: asyncio.Event() for name in bridge.pools}
         self._dirty: dict[str, dict[str, Node]] = {name: {} for name in bridge.pools}
         self._tasks: list[asyncio.Task[None]] = []
-        self._operations: set[asyncio.Task[None]] = set()
+        self._operations: dict[str, _Operation] = {}  # by node: one at a time
+        self._breakers = dict.fromkeys(bridge.pools, (BreakerState.CLOSED, inf))  # as they were logged
         # Marks the ids of this bridge's own nodes, so that only those are swept.
         self._tag = hashlib.blake2b(bridge.auth.node_token("").encode(), digest_size=3).hexdigest()
         bridge.changed = self.wake
@@ -63,7 +78,7 @@ class Reconciler:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._operations:
-            _, late = await asyncio.wait(self._operations, timeout=1.0)
+            _, late = await asyncio.wait([each.task for each in self._operations.values()], timeout=1.0)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -109,7 +124,7 @@ class Reconciler:
         now = bridge.clock()
         for node in [node for id, node in pool.nodes.items() if bridge.links[id].overflown]:
             bridge.links[node.id].forget()
-            self._tell(pool, node, NodeEvent.SILENT, now)
+            self.tell(pool, node, NodeEvent.SILENT)
         before = dict(pool.nodes)
         for id in pool.expire(now, bridge.silence):
             self._follow(pool, before[id])
@@ -121,12 +136,13 @@ class Reconciler:
             if not steps:
                 self._wakes[pool.spec.name].clear()  # all that woke it up so far has been looked at
                 break
+        self._log_breaker(pool)
         await self._store(pool)
         for node, operation in pool.operations(bridge.clock()):
             node.busy = True
             task = asyncio.create_task(self._operate(pool, node, operation), name=f"{operation} {node.id}")
-            self._operations.add(task)
-            task.add_done_callback(self._operations.discard)
+            self._operations[node.id] = _Operation(operation, task)
+            task.add_done_callback(partial(self._over, pool, node))
 
     def _take(self, pool: Pool, step: Create | Step, now: float) -> None:
         if isinstance(step, Create):
@@ -135,15 +151,21 @@ class Reconciler:
             self._bridge.add_node(pool, node)
             self._follow(pool, node)
         else:
-            self._tell(pool, pool.nodes[step.node], step.event, now)
+            self.tell(pool, pool.nodes[step.node], step.event)
 
-    def _tell(self, pool: Pool, node: Node, event: NodeEvent, now: float) -> None:
-        """Let a node take an event, and do what its new state asks of the sockets."""
+    def tell(self, pool: Pool, node: Node, event: NodeEvent) -> bool:
+        """Let a node take an event, and do what its new state asks of the sockets; false if it came too late."""
+        if pool.nodes.get(node.id) is not node:
+            return False
         try:
-            if pool.nodes.get(node.id) is node and pool.observe(node.id, event, now):
+            if pool.observe(node.id, event, self._bridge.clock()):
                 self._follow(pool, node)
+            else:
+                self.changed(pool, node)
         except TransitionError as error:
             log.debug("an event came too late", error=str(error))
+            return False
+        return True
 
     def _follow(self, pool: Pool, node: Node) -> None:
         """A node has changed its state: log it, note it for the store, and let its link know."""
@@ -158,9 +180,35 @@ class Reconciler:
                 link.forget()
                 link.cut(CloseCode.RESTART, "lost" if node.state is NodeState.LOST else node.state.value)
                 node.linked = False
+        self._cancel(node)
         if node.state is NodeState.GONE:
             self._bridge.drop_node(node)
         self.wake(pool)
+
+    def _cancel(self, node: Node) -> None:
+        """Give up the operation under way if it is not wanted any more, or if its end is known already.
+
+        A creation or a start is let finish unless the node is to be ended: it may have more to do.
+        """
+        running = self._operations.get(node.id)
+        if running is None or OPERATIONS.get(node.state) == running.name:
+            return
+        if node.state in _ENDING or running.name in _ENDINGS:
+            running.task.cancel()
+
+    def _log_breaker(self, pool: Pool) -> None:
+        """Say once what the breaker does."""
+        breaker, now = pool.breaker, self._bridge.clock()
+        if (breaker.state, breaker.until) == self._breakers[pool.spec.name]:
+            return
+        self._breakers[pool.spec.name] = breaker.state, breaker.until
+        if breaker.state is BreakerState.OPEN:
+            pause = round(breaker.until - now, 1)
+            log.error("the provider keeps failing; a pause", pool=pool.spec.name, seconds=pause, reason=breaker.reason)
+        elif breaker.state is BreakerState.HALF_OPEN:
+            log.info("the provider may be tried again, with one node", pool=pool.spec.name)
+        else:
+            log.info("the provider works again", pool=pool.spec.name)
 
     async def _store(self, pool: Pool) -> None:
         """Write down every node that changed. Raises LedgerError; what was not written stays noted."""
@@ -178,31 +226,38 @@ class Reconciler:
 
     async def _operate(self, pool: Pool, node: Node, operation: str) -> None:
         """One call of the provider, bounded by the deadline of the node's state."""
-        state = node.state
         provider = self._providers[pool.spec.name]
         launch = Launch(node.id, pool.spec.name, self._url, self._bridge.auth.node_token(node.id))
-        event = NodeEvent.REFUSED
+        reason, self._operations[node.id].began = "", self._bridge.clock()
         try:
-            if OPERATIONS.get(state) != operation:
+            if OPERATIONS.get(node.state) != operation:
                 return  # its deadline passed while the intent was being stored
-            async with asyncio.timeout(duration(state, pool.spec)):
+            async with asyncio.timeout(duration(node.state, pool.spec)):
                 await getattr(provider, operation)(launch)
-            event = NodeEvent.ACCEPTED
         except TimeoutError:
-            node.reason = f"{operation}: no answer in time"
+            reason = f"{operation}: no answer in time"
         except ProviderError as error:
-            node.reason = f"{operation}: {error}"
+            reason = f"{operation}: {error}"
         except Exception as error:
             log.exception("the provider failed", pool=pool.spec.name, node=node.id, operation=operation)
-            node.reason = f"{operation}: {type(error).__name__}"
+            reason = f"{operation}: {type(error).__name__}"
         finally:
+            self._over(pool, node, asyncio.current_task())
+        if reason:
+            log.warning("the provider refused", node=node.id, operation=operation, reason=reason)
+        if OPERATIONS.get(node.state) == operation:  # else the node has moved on, and the answer says nothing
+            node.reason = reason or node.reason
+            self.tell(pool, node, NodeEvent.REFUSED if reason else NodeEvent.ACCEPTED)
+        self._log_breaker(pool)
+        self._bridge.settle(pool)
+
+    def _over(self, pool: Pool, node: Node, task: asyncio.Task[None] | None) -> None:
+        """An operation is over. Called twice, since one that is cancelled before it began runs no code of its own."""
+        running = self._operations.get(node.id)
+        if running is not None and running.task is task:
+            del self._operations[node.id]
             node.busy = False
             self.wake(pool)
-        if event is NodeEvent.REFUSED:
-            log.warning("the provider refused", node=node.id, operation=operation, reason=node.reason)
-        if OPERATIONS.get(node.state) == operation:  # else the node has moved on, and the answer says nothing
-            self._tell(pool, node, event, self._bridge.clock())
-        self._bridge.settle(pool)
 
     # --- machines ---
 
@@ -211,7 +266,8 @@ class Reconciler:
         provider = self._providers[pool.spec.name]
         while True:
             asked = self._bridge.clock()
-            quiet = {id: node.state for id, node in pool.nodes.items() if node.managed and not node.busy}
+            known = set(pool.nodes)
+            seen = {id: node.state for id, node in pool.nodes.items() if node.managed}
             try:
                 async with asyncio.timeout(_LIST_TIMEOUT):
                     machines = await provider.list()
@@ -224,40 +280,25 @@ class Reconciler:
             else:
                 if machines is None:
                     return
-                for id, state in quiet.items():
+                for id, state in seen.items():
                     node = pool.nodes.get(id)
-                    if node is not None and not node.busy and node.state is state and node.since < asked:
-                        self._compare(pool, node, machines.get(id))
-                self._sweep(pool, machines)
+                    if node is not None and node.state is state and node.since < asked:
+                        self._compare(pool, node, machines.get(id), asked)
+                self._sweep(pool, machines.keys() - known)
                 self._bridge.settle(pool)
             await asyncio.sleep(provider.list_interval)
 
-    def _compare(self, pool: Pool, node: Node, running: bool | None) -> None:
-        """Take in what the provider says of one node: running, stopped, or (None) not there."""
-        now = self._bridge.clock()
-        if node.state is NodeState.PROVISIONING:
-            if running is None:
-                node.uncertain = False  # it was never made, so it may be made now
-                self.wake(pool)
-            else:
-                self._tell(pool, node, NodeEvent.ACCEPTED, now)
-        elif running is None:
-            if node.state not in (NodeState.FAILED, NodeState.STARTING):
-                self._halt(pool, node, NodeEvent.VANISHED, now)
-        elif not running and node.state in _COMING_BACK:
-            self._halt(pool, node, NodeEvent.HALTED, now)
+    def _compare(self, pool: Pool, node: Node, machine: Machine | None, asked: float) -> None:
+        """Take in what the list says of a node that has not changed since it was asked for."""
+        running = self._operations.get(node.id)
+        if running is not None and (OPERATIONS.get(node.state) != running.name or running.began >= asked):
+            return  # of an earlier state, or newer than the list: what it does, the list may not show
+        if event := report(node, machine):
+            self.tell(pool, node, event)
 
-    def _halt(self, pool: Pool, node: Node, event: NodeEvent, now: float) -> None:
-        if node.state in (NodeState.BOOTING, NodeState.READY):
-            node.reason = "its machine has stopped" if event is NodeEvent.HALTED else "its machine has gone"
-        self._tell(pool, node, event, now)
-        if node.state is NodeState.LOST:
-            # The machine itself is known to be down: no need to wait for it to come back.
-            self._tell(pool, node, event, now)
-
-    def _sweep(self, pool: Pool, machines: Mapping[str, bool]) -> None:
+    def _sweep(self, pool: Pool, unknown: Iterable[str]) -> None:
         """Destroy machines of ours that no node stands for any more."""
-        for id in machines:
+        for id in sorted(unknown):
             if id.startswith(f"{pool.spec.name}-{self._tag}-") and id not in pool.nodes:
                 log.warning("a machine that no node stands for is destroyed", node=id)
                 node = Node(id, pool.spec, NodeState.TERMINATING, self._bridge.clock())

@@ -7,6 +7,7 @@ import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core.errors import CloseCode
+from rtcbridge.gateway.actions import Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.http import make_app
@@ -30,7 +31,12 @@ class Server:
         ledger: Keeps nodes and sessions across restarts.
         providers: The provider of each pool, by the pool's name.
         demo_credential: A key that the page is given without being asked for one, over loopback only.
+
+    Attributes:
+        actions: What people may do to nodes; there once it is started.
     """
+
+    actions: Actions
 
     def __init__(
         self,
@@ -70,6 +76,7 @@ class Server:
         await self.listener.start(server.host, server.port, tls)
         url = self.config.node_url(self.listener.port)
         self._reconciler = Reconciler(self.bridge, self._providers, url)
+        self.actions = Actions(self.bridge, self._reconciler)
         self._reconciler.start()
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)

@@ -11,7 +11,7 @@ import platform
 import socket
 import time
 from collections import OrderedDict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -100,6 +100,7 @@ class Agent:
         self._heartbeat: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._draining = False
+        self._leaving: asyncio.Task[None] | None = None  # waits for the end of the sessions, or of the patience
         self._stopping = False
         self.epoch = 0
 
@@ -130,13 +131,34 @@ class Agent:
             await self._shut_down()
         return ExitStatus.REFUSED if outcome is Outcome.REFUSED else ExitStatus.OK
 
+    async def drain(self, patience: float) -> None:
+        """Take no new session, and stop when the last one has ended, or after so many seconds of `patience`.
+
+        No message of the protocol asks a bridge for that, so the node registers anew with no more slots than it
+        has sessions, after each that ends. Without sessions, or without a bridge that could know, it stops now;
+        so it does when this is called again.
+        """
+        if self._leaving is not None or not self._sessions or not self._link.up:
+            await self.stop()
+            return
+        log.info("draining", sessions=len(self._sessions), seconds=patience)
+        self._draining = True
+        self._leaving = asyncio.create_task(self._leave(patience), name="leave")
+        self._do(self._link.redial(), "register-anew")
+
+    async def _leave(self, patience: float) -> None:
+        await asyncio.sleep(patience)
+        log.warning("drain_timed_out", sessions=len(self._sessions))
+        self._do(self.stop(), "drained")
+
     async def stop(self) -> None:
         """End all sessions, say goodbye to the bridge, and let `run` return; takes at most two seconds."""
         if self._stopping:
             return
         self._stopping = True
-        if self._starting is not None:
-            self._starting.cancel()
+        for task in (self._starting, self._leaving):
+            if task is not None:
+                task.cancel()
         log.info("stopping", sessions=len(self._sessions))
         try:
             async with asyncio.timeout(_STOP_TIMEOUT):
@@ -170,7 +192,7 @@ class Agent:
                 credential=config.credential,
                 node=config.node,
                 pool=config.pool,
-                capacity=config.slots,
+                capacity=config.slots if self._leaving is None else max(1, len(self._sessions)),
                 sessions=list(self._sessions),
                 labels=labels,
             )
@@ -303,16 +325,20 @@ class Agent:
         """Free the slot now and the memory in the background."""
         _, peer = self._forget(session)
         log.info("session_closed", session=session, reason=reason, **peer.stats())
-        task = asyncio.create_task(peer.close(), name="session-close")
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
+        self._do(peer.close(), "session-close")
+        if self._leaving is not None and self._sessions:
+            self._do(self._link.redial(), "register-anew")
         self._end_if_drained()
 
     def _end_if_drained(self) -> None:
         if self._draining and not self._sessions and not self._stopping:
-            task = asyncio.create_task(self.stop(), name="drained")
-            self._background.add(task)
-            task.add_done_callback(self._background.discard)
+            self._do(self.stop(), "drained")
+
+    def _do(self, what: Coroutine[Any, Any, None], name: str) -> None:
+        """Do something in the background, to its end."""
+        task = asyncio.create_task(what, name=name)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
 
 def _ice_servers(offer: ToNodeOffer) -> list[IceServer]:

@@ -7,6 +7,7 @@ import random
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -84,6 +85,7 @@ class Link:
         self._socket: ClientConnection | None = None
         self._stop = asyncio.Event()
         self._accepted = False
+        self._again = False
         self._complained = -_COMPLAIN_EVERY
 
     @property
@@ -118,6 +120,17 @@ class Link:
         if socket is not None:
             await socket.close()
 
+    async def redial(self) -> None:
+        """Send what is queued, and register anew on a new socket; do nothing while the link is down."""
+        outbox, socket = self._outbox, self._socket
+        if outbox is None or socket is None or self._again:
+            return
+        self._again = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_TIMEOUT):
+                await outbox.join()
+        await socket.close()
+
     async def run(self) -> Outcome:
         """Dial until `close`; return REFUSED if the bridge never accepted the node and kept refusing it."""
         failures = refusals = 0
@@ -125,6 +138,9 @@ class Link:
             accepted, refused = await self._connect_once()
             if self._stop.is_set():
                 break
+            if self._again:
+                self._again = False
+                continue
             if refused:
                 refusals += 1
                 log.error("registration_refused", reason="the key, the pool or the id is not valid", tries=refusals)
@@ -206,7 +222,7 @@ class Link:
 
     def _complain(self, event: str, **fields: object) -> None:
         """Log, the first time at once and then now and again."""
-        if self._stop.is_set():
+        if self._stop.is_set() or self._again:
             return
         now = time.monotonic()
         if now - self._complained >= _COMPLAIN_EVERY:

@@ -3,7 +3,8 @@
 from collections import Counter
 
 from gateway.proof.world import World
-from rtcbridge.core.node import NodeState
+from rtcbridge.core.breaker import BreakerState
+from rtcbridge.core.node import NodeState, Order
 from rtcbridge.core.session import State
 
 IN_LINE = {State.ASKED, State.PENDING, State.FULL, State.CLAIMING, State.HELD, State.RETRYING}
@@ -100,7 +101,9 @@ def check_rest(world: World) -> None:
         assert not node.busy
     assert {id: row.state for id, row in world.disk.nodes.items()} == {id: s.value for id, s in states.items()}
     if pool.line:
-        assert set(states.values()) <= {NodeState.READY}, "somebody waits beside a stopped node"
+        stopped = [node for node in pool.nodes.values() if node.state is NodeState.STOPPED]
+        assert all(node.order is not Order.NONE for node in stopped), "somebody waits beside a stopped node"
+        assert pool.breaker.state is BreakerState.CLOSED
         assert len(states) >= world.spec.max_nodes, "somebody waits, and a node could be made"
         assert sum(node.free for node in pool.nodes.values()) == 0
     told = {customer.told for customer in world.customers if customer.session in pool.line}

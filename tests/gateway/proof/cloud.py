@@ -8,6 +8,7 @@ from typing import Any
 
 from gateway.proof.sockets import NodeWire
 from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Machine as Word
 
 
 class Outcome(Enum):
@@ -147,7 +148,7 @@ class Call:
     answer: asyncio.Future[Any]
     done: bool = False
     lost: bool = False  # its answer will never come
-    view: Mapping[str, bool] | None = None  # what a list saw
+    view: Mapping[str, Word] | None = None  # what a list saw
 
 
 class Cloud:
@@ -167,7 +168,7 @@ class Cloud:
         self.machines: dict[str, Machine] = {}
         self.calls: list[Call] = []
         self.strays: list[tuple[str, str]] = []
-        self.lies: dict[str, bool | None] = {}
+        self.lies: dict[str, Word | None] = {}
         self.prompt, self.outage, self.slow_lists, self.bent = True, False, False, False
 
     def do(self, operation: str, node: str) -> str:
@@ -224,9 +225,9 @@ class Cloud:
         operation, node = self.strays[index] if keep else self.strays.pop(index)
         self.do(operation, node)
 
-    def view(self) -> Mapping[str, bool]:
+    def view(self) -> Mapping[str, Word]:
         """What a list shows now."""
-        truth = {id: machine.running for id, machine in self.machines.items()}
+        truth = {id: Word.RUNNING if machine.running else Word.STOPPED for id, machine in self.machines.items()}
         for id, lie in self.lies.items():
             if lie is None:
                 truth.pop(id, None)
@@ -265,12 +266,12 @@ class CloudProvider:
     async def destroy(self, launch: Launch) -> None:
         await self._ask("destroy", launch.node)
 
-    async def list(self) -> Mapping[str, bool] | None:
+    async def list(self) -> Mapping[str, Word] | None:
         if self._cloud.outage:
             raise ProviderError("no route to the cloud")
         if not self._cloud.slow_lists:
             return self._cloud.view()
-        view: Mapping[str, bool] = await self._wait("list", "", self._cloud.view())
+        view: Mapping[str, Word] = await self._wait("list", "", self._cloud.view())
         return view
 
     async def close(self) -> None:
@@ -282,7 +283,7 @@ class CloudProvider:
             raise ProviderError("no route to the cloud")
         await self._wait(operation, node, None)
 
-    async def _wait(self, operation: str, node: str, view: Mapping[str, bool] | None) -> Any:
+    async def _wait(self, operation: str, node: str, view: Mapping[str, Word] | None) -> Any:
         cloud = self._cloud
         call = Call(operation, node, self._life, asyncio.get_running_loop().create_future(), view=view)
         cloud.calls.append(call)

@@ -14,7 +14,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import structlog
@@ -102,7 +102,7 @@ class PromptProvider:
         self.outcome = "done"
 
     async def _do(self, operation: str, launch: Launch) -> None:
-        failure = self.cloud.do(operation, launch.node) if self.outcome != "refused" else ""
+        failure = self.cloud.do(operation, launch.node) if self.outcome in ("done", "denied") else ""
         if self.outcome != "done" or failure:
             raise asyncio.CancelledError if self.outcome == "cancelled" else ProviderError(failure or "not today")
 
@@ -131,6 +131,7 @@ class Operation:
 
     method: str
     arguments: dict[str, Any]
+    running: ClassVar["Operation | None"] = None
     callbacks: list[Callable[["Operation"], object]] = field(default_factory=list)
 
     def add_done_callback(self, callback: Callable[["Operation"], object]) -> None:
@@ -220,7 +221,7 @@ class Model:
             yield from self._agent_events(agent)
         for operation in self.operations:
             node = operation.arguments["node"].id
-            yield from (("operation", node, outcome) for outcome in ("done", "refused", "denied"))
+            yield from (("operation", node, outcome) for outcome in ("done", "refused", "denied", "unheard"))
         for node in self.pool.nodes.values():
             if node.state in DEADLINES:
                 yield "node times out", node.id
@@ -304,6 +305,8 @@ class Model:
         for node in self.pool.nodes.values():
             node.since = node.heard = node.idle_since = _LONG_AGO
             node.retry_at, node._retries = min(node.retry_at, _MOMENT), 0
+        for running in self.reconciler._operations.values():
+            running.began = _LONG_AGO
         for agent in self.agents():
             link = self.bridge.links.get(agent.node)
             held = b"".join(link._held).decode() if link is not None else ""
@@ -390,21 +393,27 @@ class Model:
         self._tell(id, NodeEvent.DRAIN)
 
     def _tell(self, id: str, event: NodeEvent) -> None:
-        self.reconciler._tell(self.pool, self._node(id), event, self.clock.now)
+        self.reconciler.tell(self.pool, self._node(id), event)
         self.bridge.settle(self.pool)
 
     # --- the provider ---
 
     def _on_operation(self, node: str, outcome: str) -> None:
-        self._finish(next(each for each in self.operations if each.arguments["node"].id == node), outcome)
+        operation = next(each for each in self.operations if each.arguments["node"].id == node)
+        if outcome == "unheard":
+            self.cloud.do(operation.arguments["operation"], node)
+        else:
+            self._finish(operation, outcome)
 
     def _finish(self, operation: Operation, outcome: str) -> None:
         self.operations.remove(operation)
         self.provider.outcome = outcome
+        Operation.running = operation
         _drive(getattr(self.reconciler, operation.method)(**operation.arguments))
         self.provider.outcome = "done"
         for callback in operation.callbacks:
             callback(operation)
+        Operation.running = None
 
     def _on_machine_off(self, node: str) -> None:
         self.cloud.do("stop", node)
@@ -451,6 +460,10 @@ class _Asyncio(ModuleType):
         del arguments["self"]
         Model.current.operations.append(operation)
         return operation
+
+    @staticmethod
+    def current_task() -> Operation | None:
+        return Operation.running
 
     @staticmethod
     @asynccontextmanager

@@ -120,8 +120,8 @@ def check_state(model: Model) -> None:
     begun = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.begun}
     known = {id: row.node if begun.get(id) else "" for id, row in disk.sessions.items()}  # one that is tried again: ""
     assert known == begun, "the ledger disagrees"
-    rows = {id: (row.state, row.started, row.capacity) for id, row in disk.nodes.items()}
-    assert rows == {id: (node.state.value, node.started, node.capacity) for id, node in pool.nodes.items()}
+    rows = {id: (row.state, row.started, row.capacity, row.ordered) for id, row in disk.nodes.items()}
+    assert rows == {id: (n.state.value, n.started, n.capacity, n.order.value) for id, n in pool.nodes.items()}
     assert not pool._verdicts
     assert not any(model.reconciler._dirty.values())
     _check_served(model)

@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, cast
@@ -18,10 +18,12 @@ from gateway.proof.ledger import Disk, MemoryLedger
 from gateway.proof.loop import ManualLoop
 from gateway.proof.sockets import ClientWire, NodeWire
 from rtcbridge.config import Config
+from rtcbridge.core.breaker import BreakerState
 from rtcbridge.core.node import OPERATIONS, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import Session
 from rtcbridge.core.spec import PoolSpec
+from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.timers import TimerWheel
@@ -30,7 +32,7 @@ BEAT = 1.0  # seconds between heartbeats
 _EPOCH = 1_700_000_000.0  # Unix seconds at the beginning of time
 _LIFE = 10_000.0  # the monotonic clocks of two lives have nothing in common
 SEEN: Counter[tuple[NodeState, NodeEvent]] = Counter()  # what happened to nodes in all worlds of this process
-_DELIBERATE = {NodeEvent.DRAIN}  # an admin's, or a notice of the provider's
+_DELIBERATE = {NodeEvent.STOP, NodeEvent.DESTROY}  # an admin's
 
 
 @dataclass(eq=False)
@@ -100,6 +102,7 @@ class World:
         self.skew = 0.0  # of the wall clock, in seconds
         self._passed = 0.0
         self.life = 0
+        self._orders: list[asyncio.Task[None]] = []
         self._logs = LogCapture()
         self._stack = ExitStack()
         self._enter()
@@ -139,6 +142,7 @@ class World:
         self._watch(self.pool)
         self.bridge.restore()
         self.reconciler = Reconciler(self.bridge, {"p": provider}, "ws://bridge/node")
+        self.actions = Actions(self.bridge, self.reconciler)
         starting = self._start()
         self.loop.run_until_complete(starting)
 
@@ -278,6 +282,8 @@ class World:
         def observe(id: str, event: NodeEvent, now: float) -> bool:
             node = pool.nodes[id]
             before, held = node.state, len(node.sessions)
+            if event is NodeEvent.START and pool.breaker.state is BreakerState.OPEN:
+                self.wrong.append(f"{id} is started while the breaker is open")
             changed = real(id, event, now)
             SEEN[before, event] += 1
             if held and not node.sessions:
@@ -285,6 +291,14 @@ class World:
             return changed
 
         cast(Any, pool).observe = observe
+        really = pool.add
+
+        def add(node: Node) -> None:
+            if node.state is NodeState.PROVISIONING and pool.breaker.state is BreakerState.OPEN:
+                self.wrong.append(f"{node.id} is created while the breaker is open")
+            really(node)
+
+        cast(Any, pool).add = add
 
     def _judge(self, node: Node, before: NodeState, event: NodeEvent, now: float) -> None:
         agent = self.agent(node.id)
@@ -297,6 +311,16 @@ class World:
         """What was wrong, with what the bridge logged with a traceback."""
         failed = [f"{entry}" for entry in self._logs.entries if entry.get("exc_info")]
         return self.wrong + failed
+
+    def order(self, action: str, node: str) -> None:
+        """An admin wants something of a node, and may be refused."""
+
+        async def carry_out() -> None:
+            with suppress(ActionError):
+                await getattr(self.actions, action)(node)
+
+        self._orders.append(self.loop.create_task(carry_out()))
+        self.turn()
 
     # --- faults end ---
 

@@ -39,6 +39,7 @@ nodes = sa.Table(
     sa.Column("since", sa.Float, nullable=False),
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("labels", sa.String, nullable=False),
+    sa.Column("ordered", sa.String, nullable=False, server_default=""),
 )
 
 sessions = sa.Table(

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from rtcbridge.config import CommandOptions
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 _TAIL = 400  # bytes of a command's output that an error shows
 _MOST_OUTPUT = 16 << 20  # bytes; a command that writes more is killed
@@ -46,7 +46,7 @@ class CommandProvider:
         """Run `destroy`. Raises ProviderError."""
         await self._run("destroy", self._options.destroy, launch)
 
-    async def list(self) -> Mapping[str, bool] | None:
+    async def list(self) -> Mapping[str, Machine] | None:
         """Return None: there is no command for it."""
         return None
 

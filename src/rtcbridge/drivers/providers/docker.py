@@ -17,14 +17,21 @@ from aiodocker import Docker, DockerError
 from aiodocker.containers import DockerContainer
 
 from rtcbridge.config import DockerOptions
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 NODE_LABEL = "rtcbridge.node"
 POOL_LABEL = "rtcbridge.pool"
 URL_LABEL = "rtcbridge.url"
 _LONGEST = 400  # characters of the daemon's words that an error shows
-# Podman has "stopping" where Docker says "running" to the end.
-_RUNNING = frozenset({"running", "restarting", "paused", "stopping"})
+# By the daemon's word for a container's state; each that is not here is one that does not run. "stopping" is Podman's
+# alone: Docker says "running" to the end.
+_MACHINES = {
+    "initialized": Machine.COMING,
+    "restarting": Machine.COMING,
+    "running": Machine.RUNNING,
+    "paused": Machine.RUNNING,
+    "stopping": Machine.STOPPING,
+}
 _GONE = frozenset({"removing", "dead"})
 _NODE = re.compile(r"[A-Za-z0-9_.-]{1,200}\Z")
 
@@ -90,8 +97,8 @@ class DockerProvider:
                     return
                 raise
 
-    async def list(self) -> Mapping[str, bool] | None:
-        """Return the node of each container of the pool, true if it runs. Raises ProviderError."""
+    async def list(self) -> Mapping[str, Machine] | None:
+        """Return how each container of the pool stands, by its node. Raises ProviderError."""
         wanted = msgspec.json.encode({"label": [f"{POOL_LABEL}={self._pool}"]}).decode()
         async with self._errors("list") as docker:
             found = await docker.containers.list(all=1, filters=wanted)
@@ -99,7 +106,7 @@ class DockerProvider:
         for container in found:
             node = container["Labels"].get(NODE_LABEL)
             if node and container["State"] not in _GONE:
-                machines[node] = container["State"] in _RUNNING
+                machines[node] = _MACHINES.get(container["State"], Machine.STOPPED)
         return machines
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
 from rtcbridge.config import Ec2Options
-from rtcbridge.drivers.providers.ec2_api import Ec2Api, Machine, SpotRequest, error_code
+from rtcbridge.drivers.providers.ec2_api import Ec2Api, Instance, SpotRequest, error_code
 from rtcbridge.drivers.providers.ec2_request import (
     CAPACITY,
     LIVES,
@@ -27,13 +27,20 @@ from rtcbridge.drivers.providers.ec2_request import (
     run_request,
     short_reason,
 )
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 _RUNNING = frozenset({"pending", "running"})
 _DOWN = frozenset({"stopping", "stopped"})
 _LIVE = _RUNNING | _DOWN  # the rest is shutting-down and terminated: as good as gone
 _PATIENCE = 900.0  # seconds that a machine may take from pending to running, or from stopping to stopped
-_UNSEEN = 60.0  # seconds that a new machine may be missing in EC2's own lists
+_UNSEEN = 60.0  # seconds that EC2's own lists may lag behind what it has accepted
+_MACHINES = {
+    "pending": Machine.COMING,
+    "running": Machine.RUNNING,
+    "stopping": Machine.STOPPING,
+    "stopped": Machine.STOPPED,
+}
+_UP = frozenset({Machine.COMING, Machine.RUNNING})
 # Status codes of a spot request whose machine EC2 will take back within two minutes.
 _MARKED = frozenset({"marked-for-stop", "marked-for-termination", "marked-for-hibernation"})
 
@@ -43,7 +50,6 @@ class Ec2Provider:
 
     Attributes:
         list_interval: seconds between two looks.
-        notices: nodes that EC2 will interrupt within two minutes, with the reason, as of the last `list()`.
     """
 
     def __init__(self, pool: str, options: Ec2Options, *, poll: float = 3.0) -> None:
@@ -55,13 +61,13 @@ class Ec2Provider:
             poll: seconds between two looks at a machine whose state must change first.
         """
         self.list_interval = options.list_interval
-        self.notices: Mapping[str, str] = {}
         self._pool = pool
         self._options = options
         self._poll = poll
         self._places = places(options)
         self._spot = any(place.spot for place in self._places)
         self._recent: dict[str, tuple[str, float]] = {}  # node: its new machine, and when that was made
+        self._changing: dict[str, tuple[bool, float]] = {}  # node: whether it was started or stopped, and when
         self._api = Ec2Api(options)
 
     async def create(self, launch: Launch) -> None:
@@ -92,11 +98,13 @@ class Ec2Provider:
                 ids.add(self._recent[launch.node][0])
             await self._api.end(ids, {each.spot for each in machines if each.spot} | {each.id for each in requests})
             self._recent.pop(launch.node, None)
+            self._changing.pop(launch.node, None)
 
-    async def list(self) -> Mapping[str, bool] | None:
-        """Return the nodes of the machines with this pool's tag, true if pending or running.
+    async def list(self) -> Mapping[str, Machine] | None:
+        """Return how the machines with this pool's tag stand, by their nodes.
 
-        Those that are being terminated are left out. Of several machines of one node, one is kept.
+        Those that are being terminated are left out; LEAVING is what EC2 will interrupt within two minutes. Of
+        several machines of one node, one is kept.
 
         Raises:
             ProviderError: EC2 did not answer.
@@ -107,24 +115,23 @@ class Ec2Provider:
             machines = await self._api.machines(wanted)
             seen = {machine.id for machine in machines}
             machines += await self._untagged([each for each in requests if each.instance not in seen])
-            self.notices = {
-                each.node: f"spot interruption: {each.status}" for each in requests if each.status in _MARKED
-            }
-            nodes: dict[str, list[Machine]] = defaultdict(list)
+            nodes: dict[str, list[Instance]] = defaultdict(list)
             for machine in machines:
                 if machine.state in _LIVE and machine.node:
                     nodes[machine.node].append(machine)
             for same in nodes.values():
                 await self._keep_one(same)
             # A request without a machine may still bring one, so its node is there until it is destroyed.
-            found = {each.node: False for each in requests if each.node} | self._unseen(seen)
-            return found | {node: _best(same).state in _RUNNING for node, same in nodes.items()}
+            found = {each.node: Machine.STOPPED for each in requests if each.node} | self._unseen(seen)
+            found |= {node: self._told(node, _MACHINES[_best(same).state]) for node, same in nodes.items()}
+            marked = {each.node for each in requests if each.status in _MARKED}
+            return {node: Machine.LEAVING if node in marked and how in _UP else how for node, how in found.items()}
 
     async def close(self) -> None:
         """Close the connections to EC2; the machines go on."""
         await self._api.close()
 
-    async def _of(self, node: str) -> Sequence[Machine]:
+    async def _of(self, node: str) -> Sequence[Instance]:
         """Return the live machines of a node."""
         found = await self._api.machines({f"tag:{NODE_TAG}": node})
         return [each for each in found if each.state in _LIVE and each.node == node]
@@ -166,6 +173,7 @@ class Ec2Provider:
             if machines:
                 machine = _best(machines)
                 if machine.state in there or (machine.state == before and await self._api.change(machine.id, up=up)):
+                    self._changing[launch.node] = up, time.monotonic()
                     return
             elif launch.node not in self._unseen(set()):
                 raise ProviderError(f"{verb}: there is no machine with the tag {NODE_TAG}={launch.node}")
@@ -174,7 +182,7 @@ class Ec2Provider:
 
     # --- machines that need care ---
 
-    async def _keep_one(self, machines: Sequence[Machine]) -> None:
+    async def _keep_one(self, machines: Sequence[Instance]) -> None:
         """Terminate the second machine of a node: an answer was lost, and EC2's own lists were behind."""
         kept = _best(machines)
         extra = [each for each in machines if each is not kept]
@@ -182,7 +190,7 @@ class Ec2Provider:
             spot = {each.spot for each in extra} - {kept.spot, ""}
             await self._api.end({each.id for each in extra}, spot)
 
-    async def _untagged(self, requests: Sequence[SpotRequest]) -> Sequence[Machine]:
+    async def _untagged(self, requests: Sequence[SpotRequest]) -> Sequence[Instance]:
         """Return the machines that spot requests have brought by themselves: these bear no tags."""
         nodes = {each.instance: each.node for each in requests if each.instance}
         if not nodes:
@@ -190,7 +198,15 @@ class Ec2Provider:
         found = await self._api.machines({"instance-id": sorted(nodes)})
         return [msgspec.structs.replace(each, node=nodes[each.id]) for each in found]
 
-    def _unseen(self, seen: set[str]) -> dict[str, bool]:
+    def _told(self, node: str, machine: Machine) -> Machine:
+        """Return how a machine stands, given that EC2's list may be from before it was started or stopped."""
+        up, when = self._changing.get(node, (machine in _UP, 0.0))
+        if up is (machine in _UP) or time.monotonic() - when >= _UNSEEN:
+            self._changing.pop(node, None)
+            return machine
+        return Machine.COMING if up else Machine.STOPPING
+
+    def _unseen(self, seen: set[str]) -> dict[str, Machine]:
         """Return the nodes whose machines are so new that EC2's lists may not have them yet."""
         now = time.monotonic()
         self._recent = {
@@ -198,7 +214,7 @@ class Ec2Provider:
             for node, (machine, made) in self._recent.items()
             if machine not in seen and now - made < _UNSEEN
         }
-        return dict.fromkeys(self._recent, True)
+        return dict.fromkeys(self._recent, Machine.COMING)
 
 
 @contextmanager
@@ -214,6 +230,6 @@ def _errors(verb: str, launch: Launch | None = None) -> Iterator[None]:
         raise ProviderError(f"{verb}: {short_reason(type(error).__name__, str(error), secrets)}") from None
 
 
-def _best(machines: Iterable[Machine]) -> Machine:
+def _best(machines: Iterable[Instance]) -> Instance:
     """Return the machine that stands for the node: one that runs, else the oldest, else by its id."""
     return min(machines, key=lambda each: (each.state not in _RUNNING, each.launched, each.id))

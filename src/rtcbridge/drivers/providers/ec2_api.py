@@ -21,7 +21,7 @@ _WRONG_STATE = frozenset({"IncorrectInstanceState", "IncorrectState"})
 Filters = Mapping[str, str | Sequence[str]]
 
 
-class Machine(msgspec.Struct, frozen=True):
+class Instance(msgspec.Struct, frozen=True):
     """One instance; `spot` is the id of its spot request, if any."""
 
     id: str
@@ -58,7 +58,7 @@ class Ec2Api:
             self._client = None
             await self._stack.aclose()
 
-    async def run(self, request: Mapping[str, Any]) -> Machine:
+    async def run(self, request: Mapping[str, Any]) -> Instance:
         """Run one instance, or return the one that an earlier request with this token has run."""
         return _machine((await self._call("run_instances", **request))["Instances"][0])
 
@@ -83,7 +83,7 @@ class Ec2Api:
                 if error_code(error) not in _NO_INSTANCE:
                     raise
 
-    async def machines(self, wanted: Filters) -> list[Machine]:
+    async def machines(self, wanted: Filters) -> list[Instance]:
         """Return the instances that match all filters, those included that are gone since less than an hour."""
         pages = await self._pages("describe_instances", "Reservations", wanted)
         return [_machine(each) for reservation in pages for each in reservation["Instances"]]
@@ -149,8 +149,8 @@ def _tags(item: Mapping[str, Any]) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in item.get("Tags", ())}
 
 
-def _machine(item: Mapping[str, Any]) -> Machine:
-    return Machine(
+def _machine(item: Mapping[str, Any]) -> Instance:
+    return Instance(
         item["InstanceId"],
         _tags(item).get(NODE_TAG, ""),
         item["State"]["Name"],

@@ -22,7 +22,7 @@ import msgspec
 import psutil
 
 from rtcbridge.config import LocalOptions
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 PROGRAM = (sys.executable, "-m", "rtcbridge", "node")
 _STATE = "process.json"
@@ -92,8 +92,8 @@ class LocalProvider:
         with _errors("destroy"):
             await _destroy(folder, self._grace)
 
-    async def list(self) -> Mapping[str, bool] | None:
-        """Return each node that has a folder, true if it runs. Raises ProviderError."""
+    async def list(self) -> Mapping[str, Machine] | None:
+        """Return each node that has a folder, RUNNING or STOPPED. Raises ProviderError."""
         with _errors("list"):
             return await asyncio.to_thread(_look, self._folder)
 
@@ -176,8 +176,8 @@ def _is_running(folder: Path) -> bool:
     return _is_locked(folder) and (not (folder / _STATE).exists() or _find(folder) is not None)
 
 
-def _look(pool: Path) -> dict[str, bool]:
-    return {folder.name: _is_running(folder) for folder in _folders(pool)}
+def _look(pool: Path) -> dict[str, Machine]:
+    return {folder.name: Machine.RUNNING if _is_running(folder) else Machine.STOPPED for folder in _folders(pool)}
 
 
 def _spawn(folder: Path, command: Sequence[str], env: Mapping[str, str]) -> None:

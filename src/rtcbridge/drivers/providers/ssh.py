@@ -15,12 +15,13 @@ import asyncssh
 
 from rtcbridge.config import SshOptions
 from rtcbridge.drivers.providers.ssh_script import ANSWER, DONE, FULL, MISSING, script
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 _LONGEST = 300  # characters of what a host says that an error shows
 _MOST_OUTPUT = 1 << 20  # bytes; a host that says more is cut off
 _SESSIONS = 8  # at once on one connection: OpenSSH allows 10
 _KEEPALIVE = 15.0  # seconds between two signs of life on an idle connection
+_MACHINES = {"runs": Machine.RUNNING, "down": Machine.STOPPED}
 _HOST = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[^\]]+)\]|(?P<name>[^:]+))(?::(?P<port>\d+))?\Z")
 _NODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}\Z")
 
@@ -79,8 +80,8 @@ class SshProvider:
             raise ProviderError(f"destroy: {next(iter(silent.values()))}")
         self._places.pop(launch.node, None)
 
-    async def list(self) -> Mapping[str, bool] | None:
-        """Return each node that has a folder on a host, true if it runs.
+    async def list(self) -> Mapping[str, Machine] | None:
+        """Return each node that has a folder on a host, RUNNING or STOPPED.
 
         Raises:
             ProviderError: a host is silent; its nodes would seem to be gone otherwise.
@@ -88,7 +89,7 @@ class SshProvider:
         machines, silent = await self._look()
         if silent:
             raise ProviderError(f"list: {next(iter(silent.values()))}")
-        return {node: runs for nodes in machines.values() for node, runs in nodes.items()}
+        return {node: machine for nodes in machines.values() for node, machine in nodes.items()}
 
     async def close(self) -> None:
         """Close the connections; the agents go on."""
@@ -110,10 +111,10 @@ class SshProvider:
         machines, silent = await self._look()
         return next((host for host, nodes in machines.items() if launch.node in nodes), None), silent
 
-    async def _look(self) -> tuple[Mapping["_Host", Mapping[str, bool]], Mapping["_Host", ProviderError]]:
+    async def _look(self) -> tuple[Mapping["_Host", Mapping[str, Machine]], Mapping["_Host", ProviderError]]:
         """Return the nodes of each host, and the hosts that could not be asked."""
         lines = await asyncio.gather(*(self._run(host, "list") for host in self._hosts), return_exceptions=True)
-        machines: dict[_Host, Mapping[str, bool]] = {}
+        machines: dict[_Host, Mapping[str, Machine]] = {}
         silent: dict[_Host, ProviderError] = {}
         for host, answer in zip(self._hosts, lines, strict=True):
             if isinstance(answer, ProviderError):
@@ -238,9 +239,9 @@ async def _run(connection: asyncssh.SSHClientConnection, text: str) -> str:
     return output.decode("utf-8", "replace")
 
 
-def _nodes(answers: Iterable[str]) -> Mapping[str, bool]:
+def _nodes(answers: Iterable[str]) -> Mapping[str, Machine]:
     words = [answer.split(" ", 1) for answer in answers]
-    return {word[1]: word[0] == "runs" for word in words if word[0] in ("runs", "down")}
+    return {word[1]: _MACHINES[word[0]] for word in words if word[0] in _MACHINES}
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from rtcbridge.ports import Launch, ProviderError
+from rtcbridge.ports import Launch, Machine, ProviderError
 
 
 class StaticProvider:
@@ -25,7 +25,7 @@ class StaticProvider:
     async def destroy(self, launch: Launch) -> None:
         """Do nothing: no machine is here."""
 
-    async def list(self) -> Mapping[str, bool] | None:
+    async def list(self) -> Mapping[str, Machine] | None:
         """Return None: only the nodes themselves know."""
         return None
 
