@@ -13,7 +13,7 @@ import pytest
 
 from gateway.proof.model import Model, no_event_loop
 from gateway.proof.mutants import mutate
-from gateway.proof.search import Counterexample, search
+from gateway.proof.search import Counterexample, Result, check_ways_out, search
 from rtcbridge import config
 from rtcbridge.core import session as session_module
 from rtcbridge.core.events import Full, Source
@@ -46,6 +46,7 @@ class Size:
     min_ready: int = 0
     crashes: bool = False
     candidates: bool = False
+    admin: bool = False
     depth: int = 4
     deepest: int = _ALL
 
@@ -58,21 +59,22 @@ class Size:
             min_ready=self.min_ready,
             idle_timeout=0.5,
         )
-        return Model(pool, self.clients, self.own, self.crashes, self.candidates)
+        return Model(pool, self.clients, self.own, self.crashes, self.candidates, self.admin)
 
 
 SIZES = {
-    "one client, one node, crashes": Size(1, own=1, crashes=True, depth=6),
-    "one client, one node, candidates": Size(1, own=1, candidates=True, depth=5),
+    "one client, one node, crashes": Size(1, own=1, crashes=True, depth=5),
+    "one client, one node, candidates": Size(1, own=1, candidates=True, depth=4),
     "one client, two nodes": Size(1, own=2, depth=4),
     "two clients, one node": Size(2, own=1, depth=4, deepest=_ALL),
     "two clients, one node of two slots": Size(2, own=1, slots=2, depth=4, deepest=9),
     "two clients, two nodes": Size(2, own=2, depth=4, deepest=7),
     "two clients, two nodes, crashes": Size(2, own=2, crashes=True, depth=3, deepest=6),
-    "one client, one made node": Size(1, made=1, depth=5),
+    "one client, one made node": Size(1, made=1, depth=4),
     "one client, two made nodes": Size(1, made=2, depth=4, deepest=7),
     "two clients, two made nodes of two slots": Size(2, made=2, slots=2, depth=3, deepest=6),
     "one client, a made node kept ready, crashes": Size(1, made=1, min_ready=1, crashes=True, depth=4, deepest=9),
+    "one client, one made node, an admin": Size(1, made=1, admin=True, depth=3, deepest=8),
     "one client, a made node and an own one": Size(1, own=1, made=2, depth=4, deepest=6),
 }
 
@@ -145,5 +147,13 @@ def test_a_state_that_the_pool_leaves_unanswered_is_found(monkeypatch: pytest.Mo
 def test_a_session_that_nothing_can_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     deadlines = cast(MutableMapping[State, str], session_module.DEADLINES)
     monkeypatch.delitem(deadlines, State.DETACHED)
-    trace = found(Size(1, own=1).make, depth=_ALL, states=100_000)
-    assert trace[-1] in {("client", "0", "drop"), ("crash",)}
+    assert found(Size(1, own=1).make)[-1] == ("client", "0", "drop")
+
+
+def test_states_without_a_way_out_are_found() -> None:
+    """A search that was closed: from state 2 only state 3 is reached by leaving, and from there nothing."""
+    result = Result(states=4, empty=[0], ways_out={0: [1], 3: [2]}, closed=True)
+    with pytest.raises(Counterexample, match="nothing can end"):
+        check_ways_out(result, lambda number: [("event", str(number))])
+    result.ways_out[1] = [3]
+    check_ways_out(result, lambda number: [])

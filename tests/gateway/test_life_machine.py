@@ -5,7 +5,7 @@ messages, and a clock that is moved by hand. `PROVE=examples[,steps]` in the env
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import pytest
@@ -15,8 +15,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from gateway.proof.checks import check_now, check_rest, check_silence
 from gateway.proof.cloud import Agent, Outcome
+from gateway.proof.mutants import mutate
 from gateway.proof.world import Customer, World
 from rtcbridge import config
+from rtcbridge.core.breaker import Breaker
+from rtcbridge.core.machine import REPORTS
+from rtcbridge.core.node import NodeEvent
+from rtcbridge.core.pool import Pool, Step
+from rtcbridge.gateway import reconciler
+from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.ports import Machine
 
 _EXAMPLES, _STEPS = [int(number) for number in [*os.environ.get("PROVE", "60").split(","), "50"][:2]]
@@ -235,7 +242,7 @@ class Life(RuleBasedStateMachine):
     @rule(index=_index)
     def spot_notice(self, index: int) -> None:
         """The cloud will take a machine away; when it does, the node should have been drained."""
-        self.world.cloud.lies[_pick(self.world.cloud.agents(), index).node] = Machine.LEAVING
+        self.world.cloud.notices.add(_pick(self.world.cloud.agents(), index).node)
 
     @precondition(lambda self: self.world.cloud.agents())
     @rule(index=_index, gone=st.booleans())
@@ -334,6 +341,88 @@ class Life(RuleBasedStateMachine):
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
 def test_the_whole_life_with_faults_at_every_step() -> None:
     run_state_machine_as_test(Life, settings=MACHINE)
+
+
+# --- the rules can fail ---
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    pool = config.Pool(name="p", provider="command", max_nodes=2, breaker_failures=1)
+    made = World(config.Config(nodes=config.Nodes(heartbeat=1.0, missed=3), pools=(pool,)))
+    yield made
+    made.close()
+
+
+def somebody_is_served(world: World) -> str:
+    """A client has media on a node; return the node's id."""
+    world.customer_comes().say({"type": "session_start"})
+    world.turn()
+    world.serve()
+    check_now(world)
+    return next(iter(world.cloud.machines))
+
+
+def found(world: World, text: str) -> None:
+    with pytest.raises(AssertionError, match=text):
+        check_now(world)
+
+
+def test_an_intent_that_is_not_stored_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, Reconciler, "_round", "await self._store(pool)", "pass")
+    world.customer_comes().say({"type": "session_start"})
+    world.turn()
+    found(world, "before its intent was stored")
+
+
+def test_two_operations_of_one_node_are_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, Pool, "operations", "and not node.busy", "")
+    world.cloud.prompt = False
+    world.customer_comes().say({"type": "session_start"})
+    world.turn()
+    world.reconciler.wake(world.pool)
+    world.turn()
+    found(world, "beside another operation")
+
+
+def test_a_lie_that_is_believed_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconciler, "report", lambda node, machine: REPORTS.get((node.state, machine)))
+    world.cloud.lies[somebody_is_served(world)] = None
+    world.advance(5.0)
+    found(world, "was used and well, and was given up")
+
+
+def test_a_used_node_that_is_stopped_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = somebody_is_served(world)
+    monkeypatch.setattr(Pool, "plan", lambda pool, now: [Step(node, NodeEvent.EMPTY)])
+    world.order("drain_node", node)
+    found(world, "was used and well, and was given up")
+
+
+def test_a_start_while_the_breaker_is_open_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Breaker, "allowance", None)
+    world.cloud.outage = True
+    world.customer_comes().say({"type": "session_start"})
+    world.turn()
+    world.customer_comes().say({"type": "session_start"})
+    world.advance(1.0)
+    found(world, "while the breaker is open")
+
+
+def test_a_machine_that_is_not_swept_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, Reconciler, "_sweep", "id not in pool.nodes", "False")
+    world.cloud.do("create", f"p-{world.reconciler._tag}-00000009")
+    world.live(30.0)
+    with pytest.raises(AssertionError):
+        check_rest(world)
+
+
+def test_a_client_that_is_told_nothing_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutate(monkeypatch, Pool, "_tell", "verdicts.append((session, self._verdict(waiter, status)))", "pass")
+    world.customer_comes().say({"type": "session_start"})
+    world.turn()
+    with pytest.raises(AssertionError):
+        check_now(world)
 
 
 def test_agent_is_a_fake_that_holds_to_its_capacity() -> None:

@@ -130,12 +130,11 @@ class Reconciler:
             self._follow(pool, before[id])
         for _ in range(_PLANS):
             bridge.settle(pool)  # those who lost their node are back in line: they count for the plan
-            steps = pool.plan(now)
+            if not (steps := pool.plan(now)):
+                break
             for step in steps:
                 self._take(pool, step, now)
-            if not steps:
-                self._wakes[pool.spec.name].clear()  # all that woke it up so far has been looked at
-                break
+        self._wakes[pool.spec.name].clear()  # all that woke it up so far has been looked at
         self._log_breaker(pool)
         await self._store(pool)
         for node, operation in pool.operations(bridge.clock()):

@@ -18,7 +18,7 @@ from rtcbridge.gateway.websocket import WebSocket
 _IGNORED = frozenset(
     {
         "epoch", "timer", "spec", "_spec", "post", "reason", "watch", "errors", "labels", "dialect", "prefix", "target",
-        "holders", "_tally", "_alarms", "_bridge", "_reconciler", "_pool", "last_beat", "token", "callbacks",
+        "holders", "_tally", "_alarms", "_bridge", "_reconciler", "_pool", "token", "callbacks",
     }
 )  # fmt: skip
 _ID = re.compile(r"[0-9a-f]{32}|p-[0-9a-f]{6}-[0-9a-f]{8}")

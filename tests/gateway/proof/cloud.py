@@ -38,7 +38,6 @@ class Agent:
     old: NodeWire | None = None  # one that it has given up, and that the bridge may not have noticed
     draining: bool = False
     ended: bool = False  # the program has ended
-    last_beat: float = 0.0
 
     @property
     def is_up(self) -> bool:
@@ -52,11 +51,10 @@ class Agent:
         self.old, self.socket = self.socket, socket
         socket.say({"type": "REGISTER", "payload": payload | {"capacity": self.capacity}})
 
-    def beat(self, now: float) -> None:
+    def beat(self) -> None:
         """Say that it lives, and whose media is up."""
         if self.socket is not None and self.is_up:
             self.socket.say({"type": "heartbeat", "connected": sorted(id for id, up in self.sessions.items() if up)})
-            self.last_beat = now
 
     def speak(self, session: str, what: str) -> None:
         """Say something of a session."""
@@ -158,6 +156,7 @@ class Cloud:
         prompt: Calls are done and answered at once; else each waits for a word.
         outage: Every call fails at once.
         slow_lists: A list waits for its answer as other calls do, and is out of date when it comes.
+        notices: Machines that it will take away soon, by its own word.
         lies: What a list says of a machine, whatever is true; None: it is not listed.
         strays: Requests that may still be done, though nobody waits for them.
         bent: Whether it has ever lied, or done something late.
@@ -168,6 +167,7 @@ class Cloud:
         self.machines: dict[str, Machine] = {}
         self.calls: list[Call] = []
         self.strays: list[tuple[str, str]] = []
+        self.notices: set[str] = set()
         self.lies: dict[str, Word | None] = {}
         self.prompt, self.outage, self.slow_lists, self.bent = True, False, False, False
 
@@ -178,6 +178,7 @@ class Cloud:
             if machine is None:
                 self.machines[node] = self._machine(node)
         elif operation == "destroy":
+            self.notices.discard(node)
             if machine is not None:
                 self.off(machine)
                 del self.machines[node]
@@ -228,6 +229,7 @@ class Cloud:
     def view(self) -> Mapping[str, Word]:
         """What a list shows now."""
         truth = {id: Word.RUNNING if machine.running else Word.STOPPED for id, machine in self.machines.items()}
+        truth |= {id: Word.LEAVING for id in self.notices if truth.get(id) is Word.RUNNING}
         for id, lie in self.lies.items():
             if lie is None:
                 truth.pop(id, None)

@@ -10,7 +10,7 @@ import asyncio
 import io
 import pickle
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import count
 from types import ModuleType
@@ -31,6 +31,7 @@ from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import DEADLINES as SESSION_DEADLINES
 from rtcbridge.core.session import State
 from rtcbridge.gateway import reconciler as reconciler_module
+from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.ports import Launch, NodeRow, ProviderError, SessionRow
@@ -164,15 +165,24 @@ class Model:
         own: Nodes that no provider makes.
         crashes: Whether the bridge may be killed and started again.
         candidates: Whether clients and nodes send candidates.
+        admin: Whether somebody drains, stops, starts and destroys nodes by hand.
     """
 
     current: "Model"
 
-    def __init__(self, pool: config.Pool, clients: int, own: int, crashes: bool = False, candidates: bool = False) -> None:
+    def __init__(
+        self,
+        pool: config.Pool,
+        clients: int,
+        own: int,
+        crashes: bool = False,
+        candidates: bool = False,
+        admin: bool = False,
+    ) -> None:
         self.config = config.Config(
             sessions=config.Sessions(max_candidates=1), nodes=config.Nodes(heartbeat=5.0, missed=3), pools=(pool,)
         )
-        self.crashes, self.candidates = crashes, candidates
+        self.crashes, self.candidates, self.admin = crashes, candidates, admin
         self.clock = Clock()
         self.disk = Disk()
         self.cloud = Cloud(pool.slots)
@@ -227,7 +237,9 @@ class Model:
                 yield "node times out", node.id
             if node.state in UP:
                 yield "node silent", node.id
-            if node.state is NodeState.READY:
+            if self.admin:
+                yield from (("admin", action, node.id) for action in ("drain", "stop", "start", "destroy"))
+            elif node.state is NodeState.READY:
                 yield "drain", node.id
         if self.pool.spec.elastic:
             yield from (("machine off", agent.node) for agent in self.cloud.agents())
@@ -395,6 +407,10 @@ class Model:
     def _tell(self, id: str, event: NodeEvent) -> None:
         self.reconciler.tell(self.pool, self._node(id), event)
         self.bridge.settle(self.pool)
+
+    def _on_admin(self, action: str, node: str) -> None:
+        with suppress(ActionError):
+            _drive(getattr(Actions(self.bridge, self.reconciler), f"{action}_node")(node))
 
     # --- the provider ---
 

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from math import inf
 
 from gateway.proof.canonical import canonical
 from gateway.proof.checks import check_places, check_slots, check_statuses
@@ -94,11 +95,11 @@ def search(make: Callable[[], Model], depth: int = 10_000, states: int = 10_000_
             if event[0] == "timeout" or event[-1] in _LEAVING:
                 result.ways_out.setdefault(reached, []).append(number)
     result.closed = True
-    _check_ways_out(result, trace)
+    check_ways_out(result, trace)
     return result
 
 
-def _check_ways_out(result: Result, trace: Callable[[int], list[Event]]) -> None:
+def check_ways_out(result: Result, trace: Callable[[int], list[Event]]) -> None:
     """From every state, clients that leave and deadlines alone lead to one without sessions."""
     reached, todo = set(result.empty), list(result.empty)
     while todo:
@@ -125,6 +126,8 @@ def check_state(model: Model) -> None:
     assert not pool._verdicts
     assert not any(model.reconciler._dirty.values())
     _check_served(model)
+    for id, entry in model.bridge.sessions.items():
+        assert entry.client is not None or entry.session.deadline < inf, f"nobody and nothing can end {id}"
     made = {id for id, node in pool.nodes.items() if node.managed}
     assert len(made) <= max(0, pool.spec.max_nodes), "more nodes than are allowed"
     busy = [operation.arguments["node"].id for operation in model.operations]

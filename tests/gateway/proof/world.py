@@ -218,7 +218,7 @@ class World:
             step = min(seconds, BEAT)
             if self.beating:
                 for agent in self.everyone():
-                    agent.beat(self.loop.time())
+                    agent.beat()
             self.loop.advance(step)
             self.turn()
             seconds -= step
@@ -302,7 +302,7 @@ class World:
 
     def _judge(self, node: Node, before: NodeState, event: NodeEvent, now: float) -> None:
         agent = self.agent(node.id)
-        fresh = agent is not None and agent.is_up and now - agent.last_beat < self.bridge.silence
+        fresh = agent is not None and agent.is_up and now - node.heard < self.bridge.silence
         deadline = before is NodeState.DRAINING and event is NodeEvent.TIMEOUT
         if fresh and not deadline and event not in _DELIBERATE:
             self.wrong.append(f"{node.id} was used and well, and was given up: {before.value}, {event.value}")
@@ -333,6 +333,7 @@ class World:
         self.disk.slow = self.disk.failing = False
         cloud = self.cloud
         cloud.lies.clear()
+        cloud.notices.clear()
         cloud.prompt, cloud.outage, cloud.slow_lists = True, False, False
         self.ledger.write()
         for call in list(cloud.calls):
