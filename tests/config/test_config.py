@@ -8,6 +8,7 @@ import pytest
 
 from rtcbridge import config
 from rtcbridge.config import Config, ConfigError, IceServer, Pool
+from rtcbridge.core.node import DEADLINES, duration
 from rtcbridge.core.spec import PoolSpec
 
 SAMPLE = Path(__file__).parents[2] / "config.sample.toml"
@@ -145,6 +146,14 @@ def test_which_pool_serves_a_project(write):
     found = config.load(file, {})
     assert [found.pool_for("TEST01"), found.pool_for("TEST02")] == ["own", "shared"]
     assert Config(pools=found.pools[:1]).pool_for("TEST02") == "own"
+
+
+def test_every_deadline_of_a_node_can_be_set(write):
+    settings = sorted(set(DEADLINES.values()))
+    text = "".join(f"{setting} = {number}\n" for number, setting in enumerate(settings, start=7))
+    (spec,) = config.load(write(f"[[pools]]\n{text}"), {}).pool_specs()
+    for state, setting in DEADLINES.items():
+        assert duration(state, spec) == settings.index(setting) + 7
 
 
 def test_the_defaults_of_a_pool_are_those_of_the_core():

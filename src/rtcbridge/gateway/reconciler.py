@@ -236,7 +236,7 @@ class Reconciler:
         except TimeoutError:
             reason = f"{operation}: no answer in time"
         except ProviderError as error:
-            reason = f"{operation}: {error}"
+            reason = str(error) if str(error).startswith(f"{operation}: ") else f"{operation}: {error}"
         except Exception as error:
             log.exception("the provider failed", pool=pool.spec.name, node=node.id, operation=operation)
             reason = f"{operation}: {type(error).__name__}"
