@@ -13,7 +13,7 @@ import pytest
 
 from gateway.proof.model import Model, no_event_loop
 from gateway.proof.mutants import mutate
-from gateway.proof.search import Counterexample, Result, check_ways_out, search
+from gateway.proof.search import CounterexampleError, Result, check_ways_out, search
 from rtcbridge import config
 from rtcbridge.core import session as session_module
 from rtcbridge.core.events import Full, Source
@@ -125,7 +125,7 @@ MUTANTS: dict[str, Mutant] = {
 
 
 def found(make: Callable[[], Model], depth: int = 6, states: int = 3_000) -> list[tuple[str, ...]]:
-    with pytest.raises(Counterexample) as caught:
+    with pytest.raises(CounterexampleError) as caught:
         search(make, depth, states)
     print(caught.value)
     return caught.value.trace
@@ -153,7 +153,7 @@ def test_a_session_that_nothing_can_end_is_found(monkeypatch: pytest.MonkeyPatch
 def test_states_without_a_way_out_are_found() -> None:
     """A search that was closed: from state 2 only state 3 is reached by leaving, and from there nothing."""
     result = Result(states=4, empty=[0], ways_out={0: [1], 3: [2]}, closed=True)
-    with pytest.raises(Counterexample, match="nothing can end"):
+    with pytest.raises(CounterexampleError, match="nothing can end"):
         check_ways_out(result, lambda number: [("event", str(number))])
     result.ways_out[1] = [3]
     check_ways_out(result, lambda number: [])

@@ -89,7 +89,7 @@ def check_ledger(world: World) -> None:
 
 
 def check_rest(world: World) -> None:
-    """All faults have been gone for longer than any deadline: nothing is on its way, and everybody is served or full."""
+    """Faults have been gone for longer than any deadline: nothing is on its way, and everybody is served or full."""
     pool, cloud = world.pool, world.cloud
     states = {id: node.state for id, node in pool.nodes.items()}
     assert set(states.values()) <= {NodeState.READY, NodeState.STOPPED}, states

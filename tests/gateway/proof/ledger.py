@@ -117,9 +117,7 @@ class MemoryLedger:
                 disk.nodes[node] = row
         for id, start in batch.starts.items():
             old = disk.sessions.get(id)
-            disk.sessions[id] = (
-                start if old is None else msgspec.structs.replace(old, pool=start.pool, node=start.node)
-            )
+            disk.sessions[id] = start if old is None else msgspec.structs.replace(old, pool=start.pool, node=start.node)
         for id, (at, why) in batch.ends.items():
             if (known := disk.sessions.get(id)) and known.ended is None:
                 disk.sessions[id] = msgspec.structs.replace(known, ended=at, reason=why)

@@ -1,40 +1,29 @@
-"""The bridge as a finite machine: the real objects, one event at a time, copied, compared and searched.
+"""The bridge as a finite machine: the real objects, one event at a time.
 
 Time is no number here. The clock stands still, and whatever a deadline would bring may happen at any moment: that
 is more than can happen with any real choice of deadlines. Everything is synchronous: `Reconciler`'s coroutines
 are driven to their end, each provider operation waits as data until an event says how it ends, and the ledger
-writes at once. (Slow disks and crashes between two awaits are the machine's part, in `test_life_machine`.)
+writes at once.
 """
 
-import asyncio
-import io
-import pickle
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import count
-from types import ModuleType
-from typing import Any, ClassVar
-from unittest.mock import patch
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-import structlog
-
+from gateway.proof import stand_ins
 from gateway.proof.cloud import Agent, Cloud
 from gateway.proof.keys import CLIENT_KEY, NODE_KEY, FixedKeys
-from gateway.proof.ledger import Disk, MemoryLedger
+from gateway.proof.ledger import Disk
 from gateway.proof.sockets import ClientWire, NodeWire
+from gateway.proof.stand_ins import Clock, NoWheel, Operation, PromptLedger, PromptProvider, drive
 from gateway.proof.world import Customer
 from rtcbridge import config
 from rtcbridge.core.events import Source, Timeout
 from rtcbridge.core.node import DEADLINES, UP, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import DEADLINES as SESSION_DEADLINES
-from rtcbridge.core.session import State
-from rtcbridge.gateway import reconciler as reconciler_module
 from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
-from rtcbridge.ports import Launch, NodeRow, ProviderError, SessionRow
 
 _LONG_AGO = -1.0  # when every node came into its state: before the last list, and after its deadline was set
 _MOMENT = 1.0  # seconds: an empty node is idle for long enough, a refused operation is tried again
@@ -48,112 +37,6 @@ _STALE = (
 )
 
 Event = tuple[str, ...]
-
-
-class Clock:
-    """Stands still but for `_MOMENT`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def read(self) -> float:
-        return self.now
-
-
-class NoTimer:
-    """A timer that never fires by itself."""
-
-    def cancel(self) -> None:
-        pass
-
-
-class NoWheel:
-    """Deadlines are events of the search, so nothing is scheduled."""
-
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> NoTimer:
-        return NoTimer()
-
-
-class PromptLedger(MemoryLedger):
-    """The fake ledger with a disk that is never late."""
-
-    def __init__(self, disk: Disk) -> None:
-        self.disk = disk
-
-    async def save_node(self, row: NodeRow) -> None:
-        self.disk.nodes[row.id] = row
-
-    async def delete_node(self, node: str) -> None:
-        self.disk.nodes.pop(node, None)
-
-    def session_started(self, row: SessionRow) -> None:
-        self.disk.sessions[row.id] = row
-
-    def session_ended(self, session: str, ended: float, reason: str) -> None:
-        self.disk.sessions.pop(session, None)  # only the open ones matter here
-
-
-class PromptProvider:
-    """A fake provider whose next operation ends as it was told to."""
-
-    list_interval = 1.0
-
-    def __init__(self, cloud: Cloud) -> None:
-        self.cloud = cloud
-        self.outcome = "done"
-
-    async def _do(self, operation: str, launch: Launch) -> None:
-        failure = self.cloud.do(operation, launch.node) if self.outcome in ("done", "denied") else ""
-        if self.outcome != "done" or failure:
-            raise asyncio.CancelledError if self.outcome == "cancelled" else ProviderError(failure or "not today")
-
-    async def create(self, launch: Launch) -> None:
-        await self._do("create", launch)
-
-    async def start(self, launch: Launch) -> None:
-        await self._do("start", launch)
-
-    async def stop(self, launch: Launch) -> None:
-        await self._do("stop", launch)
-
-    async def destroy(self, launch: Launch) -> None:
-        await self._do("destroy", launch)
-
-    async def list(self) -> Mapping[str, Any] | None:
-        return self.cloud.view()
-
-    async def close(self) -> None:
-        pass
-
-
-@dataclass(eq=False)
-class Operation:
-    """A call of the provider that has begun: the coroutine that makes it, as data."""
-
-    method: str
-    arguments: dict[str, Any]
-    running: ClassVar["Operation | None"] = None
-    callbacks: list[Callable[["Operation"], object]] = field(default_factory=list)
-
-    def add_done_callback(self, callback: Callable[["Operation"], object]) -> None:
-        self.callbacks = [*self.callbacks, callback]
-
-    def cancel(self) -> None:
-        """The bridge gives it up."""
-        Model.current.given_up.append(self)
-
-
-class _Stop(Exception):
-    """Ends a coroutine that would go on for ever."""
-
-
-def _drive(coroutine: Coroutine[Any, Any, Any]) -> None:
-    """Run a coroutine to its end; there is nothing that it could wait for."""
-    try:
-        coroutine.send(None)
-    except (StopIteration, _Stop, asyncio.CancelledError):
-        return
-    raise AssertionError("it waits")
 
 
 class Model:
@@ -190,7 +73,6 @@ class Model:
         self.own = [Agent(f"n{number}", NODE_KEY, pool.slots) for number in range(1, own + 1)]
         self.places: list[Customer | None] = [None] * clients
         self.operations: list[Operation] = []
-        self.given_up: list[Operation] = []
         self.posted: list[Callable[[], None]] = []
         self.serial = 0
         Model.current = self
@@ -233,20 +115,23 @@ class Model:
             node = operation.arguments["node"].id
             yield from (("operation", node, outcome) for outcome in ("done", "refused", "denied", "unheard"))
         for node in self.pool.nodes.values():
-            if node.state in DEADLINES:
-                yield "node times out", node.id
-            if node.state in UP:
-                yield "node silent", node.id
-            if self.admin:
-                yield from (("admin", action, node.id) for action in ("drain", "stop", "start", "destroy"))
-            elif node.state is NodeState.READY:
-                yield "drain", node.id
+            yield from self._node_events(node)
         if self.pool.spec.elastic:
             yield from (("machine off", agent.node) for agent in self.cloud.agents())
             yield from (("machine gone", id) for id in self.cloud.machines)
             yield from (("list",), ("moment",))
         if self.crashes:
             yield ("crash",)
+
+    def _node_events(self, node: Node) -> Iterator[Event]:
+        if node.state in DEADLINES:
+            yield "node times out", node.id
+        if node.state in UP:
+            yield "node silent", node.id
+        if self.admin:
+            yield from (("admin", action, node.id) for action in ("drain", "stop", "start", "destroy"))
+        elif node.state is NodeState.READY:
+            yield "drain", node.id
 
     def _client_events(self) -> Iterator[Event]:
         first = True
@@ -300,12 +185,14 @@ class Model:
         for _ in range(50):
             while self.posted:
                 self.posted.pop(0)()
-            while self.given_up:
-                self._finish(self.given_up.pop(0), "cancelled")
+            self.operations += Operation.begun
+            Operation.begun.clear()
+            while Operation.given_up:
+                self._finish(Operation.given_up.pop(0), "cancelled")
             moved = [customer.read() for customer in self.customers] + [agent.read() for agent in self.agents()]
             wake = self.reconciler._wakes["p"]
             if wake.is_set():
-                _drive(self.reconciler._round(self.pool))
+                drive(self.reconciler._round(self.pool))
             elif not any(moved) and not self.posted:
                 break
         else:
@@ -410,7 +297,7 @@ class Model:
 
     def _on_admin(self, action: str, node: str) -> None:
         with suppress(ActionError):
-            _drive(getattr(Actions(self.bridge, self.reconciler), f"{action}_node")(node))
+            drive(getattr(Actions(self.bridge, self.reconciler), f"{action}_node")(node))
 
     # --- the provider ---
 
@@ -425,7 +312,7 @@ class Model:
         self.operations.remove(operation)
         self.provider.outcome = outcome
         Operation.running = operation
-        _drive(getattr(self.reconciler, operation.method)(**operation.arguments))
+        drive(getattr(self.reconciler, operation.method)(**operation.arguments))
         self.provider.outcome = "done"
         for callback in operation.callbacks:
             callback(operation)
@@ -438,12 +325,12 @@ class Model:
         self.cloud.do("destroy", node)
 
     def _on_list(self) -> None:
-        _drive(self.reconciler._look(self.pool))
+        drive(self.reconciler._look(self.pool))
 
     def _on_moment(self) -> None:
         """A little time passes: enough for what is idle and what was refused, and for no deadline."""
         self.clock.now = _MOMENT
-        _drive(self.reconciler._round(self.pool))
+        drive(self.reconciler._round(self.pool))
         self.clock.now = 0.0
 
     def _on_crash(self) -> None:
@@ -457,88 +344,8 @@ class Model:
         self._boot()
 
 
-# --- instead of the event loop ---
-
-
-class _Asyncio(ModuleType):
-    """What the reconciler calls `asyncio` while a model runs."""
-
-    def __init__(self) -> None:
-        super().__init__("asyncio")
-        own = vars(type(self))
-        self.__dict__.update({name: value for name, value in vars(asyncio).items() if name not in own})
-
-    @staticmethod
-    def create_task(coroutine: Coroutine[Any, Any, Any], name: str = "") -> Operation:
-        arguments = dict(coroutine.cr_frame.f_locals)  # type: ignore[attr-defined]
-        operation = Operation(coroutine.cr_code.co_name, arguments)  # type: ignore[attr-defined]
-        coroutine.close()
-        del arguments["self"]
-        Model.current.operations.append(operation)
-        return operation
-
-    @staticmethod
-    def current_task() -> Operation | None:
-        return Operation.running
-
-    @staticmethod
-    @asynccontextmanager
-    async def timeout(delay: float | None) -> Any:
-        yield
-
-    @staticmethod
-    async def sleep(delay: float) -> None:
-        raise _Stop
-
-
 @contextmanager
 def no_event_loop() -> Iterator[None]:
     """To be entered while models run."""
-    before = structlog.get_config()
-    with ExitStack() as stack:
-        stack.enter_context(patch.object(reconciler_module, "asyncio", _Asyncio()))
-        stack.enter_context(patch("secrets.token_hex", lambda size: f"{Model.current.number():0{2 * size}x}"))
-        stack.enter_context(patch("rtcbridge.gateway.bridge._random", (f"{Model.current.number():020x}" for _ in count())))
-        stack.callback(structlog.configure, **before)
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    with stand_ins.no_event_loop(lambda: Model.current.number()):
         yield
-
-
-# --- copies ---
-
-
-class _Shared:
-    """What no event changes is not copied."""
-
-    def __init__(self, model: Model) -> None:
-        session_spec, pool_spec = model.bridge.session_spec, model.pool.spec
-        values = [model.config, session_spec, pool_spec, model.bridge.auth]
-        limits = ClientWire(model.bridge, lambda call: None).limits
-        self.by_name = {str(number): value for number, value in enumerate([*values, limits])}
-        self.names = {id(value): name for name, value in self.by_name.items()}
-
-
-class Copies:
-    """Makes and restores snapshots of a model."""
-
-    def __init__(self, model: Model) -> None:
-        self._shared = shared = _Shared(model)
-
-        class Pickler(pickle.Pickler):
-            def persistent_id(self, value: Any) -> str | None:
-                return shared.names.get(id(value))
-
-        class Unpickler(pickle.Unpickler):
-            def persistent_load(self, name: str) -> Any:
-                return shared.by_name[name]
-
-        self._pickler, self._unpickler = Pickler, Unpickler
-
-    def take(self, model: Model) -> bytes:
-        file = io.BytesIO()
-        self._pickler(file, protocol=5).dump(model)
-        return file.getvalue()
-
-    def restore(self, snapshot: bytes) -> Model:
-        model: Model = self._unpickler(io.BytesIO(snapshot)).load()
-        return model

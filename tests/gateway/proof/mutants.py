@@ -21,7 +21,7 @@ def mutate(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, old: str, ne
     function = method.fget if isinstance(method, property) else method
     source = textwrap.dedent(inspect.getsource(function))
     assert source.count(old) == 1, f"{owner.__name__}.{name} does not have this once: {old}"
-    module = inspect.getmodule(owner)
+    module = inspect.getmodule(function)
     made: dict[str, Any] = {}
     exec(compile(source.replace(old, new), f"a mutant of {name}", "exec"), vars(module), made)
     monkeypatch.setattr(owner, name, made[name])

@@ -8,13 +8,14 @@ from math import inf
 
 from gateway.proof.canonical import canonical
 from gateway.proof.checks import check_places, check_slots, check_statuses
-from gateway.proof.model import Copies, Event, Model
+from gateway.proof.copies import Copies
+from gateway.proof.model import Event, Model
 from rtcbridge.core.session import State
 
 _LEAVING = ("close", "drop")
 
 
-class Counterexample(AssertionError):
+class CounterexampleError(AssertionError):
     """A shortest way to a state or a step that must not be.
 
     Attributes:
@@ -47,55 +48,68 @@ def _key(form: str) -> bytes:
     return blake2b(form.encode(), digest_size=16).digest()
 
 
-def search(make: Callable[[], Model], depth: int = 10_000, states: int = 10_000_000) -> Result:
-    """Search all states up to a depth, or so many of them. Raises Counterexample."""
-    model = make()
-    copies = Copies(model)
-    form = canonical(model)
-    known = {_key(form): 0}
-    parents: list[tuple[int, Event]] = [(0, ("begin",))]
-    frontier: deque[tuple[int, int, bytes]] = deque([(0, 0, copies.take(model))])
-    result = Result(states=1)
-    if not model.bridge.sessions:
-        result.empty.append(0)
+class _Search:
+    """What is known, and what is still to be gone on from: the number, depth and snapshot of each new state."""
 
-    def trace(number: int) -> list[Event]:
+    def __init__(self, model: Model) -> None:
+        self.result = Result()
+        self._copies = Copies(model)
+        self._known: dict[bytes, int] = {}
+        self._parents: list[tuple[int, Event]] = []
+        self.frontier: deque[tuple[int, int, bytes]] = deque()
+        self._reach(model, canonical(model), 0, ("begin",), 0)
+
+    def _reach(self, model: Model, form: str, parent: int, event: Event, level: int) -> int:
+        """Take in the state that an event has led to, and return its number."""
+        key = _key(form)
+        if (number := self._known.get(key)) is None:
+            number = self._known[key] = self.result.states
+            self.result.states += 1
+            self.result.depth = level
+            self._parents.append((parent, event))
+            self.frontier.append((number, level, self._copies.take(model)))
+            if not model.bridge.sessions:
+                self.result.empty.append(number)
+        return number
+
+    def trace(self, number: int) -> list[Event]:
+        """The events that lead to a state."""
         steps: list[Event] = []
         while number:
-            number, event = parents[number]
+            number, event = self._parents[number]
             steps.append(event)
         return steps[::-1]
 
-    while frontier:
-        number, level, snapshot = frontier.popleft()
-        if level >= depth or result.states >= states:
-            return result
-        base = copies.restore(snapshot)
+    def expand(self) -> None:
+        """Let all that can happen in the oldest new state happen."""
+        number, level, snapshot = self.frontier.popleft()
+        base = self._copies.restore(snapshot)
         before = _Before(base, canonical(base))
         for event in list(base.events()):
-            after = copies.restore(snapshot)
+            after = self._copies.restore(snapshot)
             try:
                 after.happen(event)
                 check_state(after)
                 form = canonical(after)
                 before.check_step(event, after, form)
             except Exception as error:
-                raise Counterexample([*trace(number), event], error) from error
-            result.transitions += 1
-            key = _key(form)
-            reached = known.get(key)
-            if reached is None:
-                reached = known[key] = result.states
-                result.states += 1
-                parents.append((number, event))
-                frontier.append((reached, level + 1, copies.take(after)))
-                result.depth = level + 1
-                if not after.bridge.sessions:
-                    result.empty.append(reached)
+                raise CounterexampleError([*self.trace(number), event], error) from error
+            self.result.transitions += 1
+            reached = self._reach(after, form, number, event, level + 1)
             if event[0] == "timeout" or event[-1] in _LEAVING:
-                result.ways_out.setdefault(reached, []).append(number)
+                self.result.ways_out.setdefault(reached, []).append(number)
+
+
+def search(make: Callable[[], Model], depth: int = 10_000, states: int = 10_000_000) -> Result:
+    """Search all states up to a depth, or so many of them. Raises CounterexampleError."""
+    running = _Search(make())
+    result = running.result
+    while running.frontier:
+        if running.frontier[0][1] >= depth or result.states >= states:
+            return result
+        running.expand()
     result.closed = True
-    check_ways_out(result, trace)
+    check_ways_out(result, running.trace)
     return result
 
 
@@ -108,7 +122,7 @@ def check_ways_out(result: Result, trace: Callable[[int], list[Event]]) -> None:
                 reached.add(state)
                 todo.append(state)
     if stuck := set(range(result.states)) - reached:
-        raise Counterexample(trace(min(stuck)), AssertionError("a session that nothing can end"))
+        raise CounterexampleError(trace(min(stuck)), AssertionError("a session that nothing can end"))
 
 
 def check_state(model: Model) -> None:

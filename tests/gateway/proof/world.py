@@ -135,7 +135,9 @@ class World:
         self.loop = ManualLoop(self.life * _LIFE)
         self.loop.set_exception_handler(lambda _, context: self.wrong.append(f"{context}"))
         self.ledger = MemoryLedger(self.disk, self.loop)
-        self.bridge = Bridge(self.config, FixedKeys(), self.ledger, TimerWheel(self.loop, self.loop.time), self.loop.time)
+        self.bridge = Bridge(
+            self.config, FixedKeys(), self.ledger, TimerWheel(self.loop, self.loop.time), self.loop.time
+        )
         self.bridge.wall = self.wall
         provider = CloudProvider(self.cloud, self.life, self._inspect)
         self.pool = self.bridge.pools["p"]
