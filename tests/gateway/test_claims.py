@@ -17,7 +17,6 @@ from gateway.proof.search import CounterexampleError, Result, check_ways_out, se
 from rtcbridge import config
 from rtcbridge.core import session as session_module
 from rtcbridge.core.events import Full, Source
-from rtcbridge.core.line import Line
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
@@ -98,7 +97,13 @@ Mutant = tuple[Size, type, str, str, str]
 MUTANTS: dict[str, Mutant] = {
     "a release does not wake the line": (TWO, Pool, "leave", "self._tally.count(node)", "pass"),
     "slots without end": (TWO, Node, "free", "max(0, self._capacity - len(self.sessions))", "1"),
-    "the last come is served first": (TWO, Line, "pop_first", "last=False", "last=True"),
+    "the last come is served first": (
+        TWO,
+        Pool,
+        "join",
+        "self.line.append(session, waiter)",
+        "self.line.push(session, waiter)",
+    ),
     "a reservation that ran out goes to the front": (
         TWO, Pool, "yield_slot", "patient=True", "patient=True, front=True",
     ),

@@ -23,6 +23,7 @@ from rtcbridge.core.machine import REPORTS
 from rtcbridge.core.node import NodeEvent
 from rtcbridge.core.pool import Pool, Step
 from rtcbridge.gateway import reconciler
+from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.ports import Machine
 
@@ -418,7 +419,7 @@ def test_a_machine_that_is_not_swept_is_found(world: World, monkeypatch: pytest.
 
 
 def test_a_client_that_is_told_nothing_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    mutate(monkeypatch, Pool, "_tell", "verdicts.append((session, self._verdict(waiter, status)))", "pass")
+    mutate(monkeypatch, Bridge, "_settle_all", "self.deliver(entry, Source.POOL, verdict)", "pass")
     world.customer_comes().say({"type": "session_start"})
     world.turn()
     with pytest.raises(AssertionError):

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from rtcbridge.core.line import Line
 from rtcbridge.core.session import State
 from rtcbridge.gateway.bridge import Entry
 from rtcbridge.gateway.websocket import WebSocket
@@ -18,7 +19,8 @@ from rtcbridge.gateway.websocket import WebSocket
 _IGNORED = frozenset(
     {
         "epoch", "timer", "spec", "_spec", "post", "reason", "watch", "errors", "labels", "dialect", "prefix", "target",
-        "holders", "_tally", "_alarms", "_bridge", "_reconciler", "_pool", "token", "callbacks",
+        "holders", "_tally", "_alarms", "_bridge", "_reconciler", "_pool", "token", "callbacks", "key", "since",
+        "_estimator",
     }
 )  # fmt: skip
 _ID = re.compile(r"[0-9a-f]{32}|p-[0-9a-f]{6}-[0-9a-f]{8}")
@@ -52,6 +54,9 @@ class _Walk:
             return "ended"  # nothing of it is ever looked at again, but for the dialect
         return self.object(value)
 
+    def line(self, value: Line) -> Any:
+        return [[session, self.of(value.get(session))] for session in value]
+
     def object(self, value: Any) -> Any:
         if (number := self._met.get(id(value))) is not None:
             return number
@@ -66,6 +71,8 @@ def _how(kind: type) -> Callable[[_Walk, Any], Any]:
     """How the values of a type are written."""
     if kind is Entry:
         return _Walk.entry
+    if issubclass(kind, Line):
+        return _Walk.line
     if issubclass(kind, Enum):
         return lambda walk, value: value.name
     if issubclass(kind, OrderedDict):
