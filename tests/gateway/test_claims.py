@@ -125,7 +125,6 @@ MUTANTS: dict[str, Mutant] = {
     "a change of a node that is not stored": (
         MADE, Reconciler, "_follow", "self._dirty[pool.spec.name][node.id] = node", "pass",
     ),
-    "an adopted session without its slot": (CRASHES, Bridge, "_adopt", "pool.adopt(row.id, row.node)", "pass"),
 }  # fmt: skip
 
 
@@ -141,6 +140,11 @@ def test_a_mistake_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> 
     size, owner, name, old, new = mutant
     mutate(monkeypatch, owner, name, old, new)
     assert found(size.make)
+
+
+def test_an_adopted_session_without_its_slot_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "adopt", lambda *_: None)
+    assert found(CRASHES.make)[-1] == ("crash",)
 
 
 def test_a_state_that_the_pool_leaves_unanswered_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
