@@ -64,17 +64,17 @@ class Size:
 SIZES = {
     "one client, one node, crashes": Size(1, own=1, crashes=True, depth=5),
     "one client, one node, candidates": Size(1, own=1, candidates=True, depth=4),
-    "one client, two nodes": Size(1, own=2, depth=4),
-    "two clients, one node": Size(2, own=1, depth=4, deepest=_ALL),
-    "two clients, one node of two slots": Size(2, own=1, slots=2, depth=4, deepest=9),
-    "two clients, two nodes": Size(2, own=2, depth=4, deepest=7),
-    "two clients, two nodes, crashes": Size(2, own=2, crashes=True, depth=3, deepest=6),
-    "one client, one made node": Size(1, made=1, depth=4),
-    "one client, two made nodes": Size(1, made=2, depth=4, deepest=7),
-    "two clients, two made nodes of two slots": Size(2, made=2, slots=2, depth=3, deepest=6),
-    "one client, a made node kept ready, crashes": Size(1, made=1, min_ready=1, crashes=True, depth=4, deepest=9),
-    "one client, one made node, an admin": Size(1, made=1, admin=True, depth=3, deepest=8),
-    "one client, a made node and an own one": Size(1, own=1, made=2, depth=4, deepest=6),
+    "one client, two nodes": Size(1, own=2, deepest=10),
+    "two clients, one node": Size(2, own=1),
+    "two clients, one node of two slots": Size(2, own=1, slots=2, deepest=9),
+    "two clients, two nodes": Size(2, own=2, deepest=8),
+    "two clients, two nodes, crashes": Size(2, own=2, crashes=True, depth=3, deepest=7),
+    "one client, one made node": Size(1, made=1),
+    "one client, two made nodes": Size(1, made=2, deepest=8),
+    "two clients, two made nodes of two slots": Size(2, made=2, slots=2, depth=3, deepest=7),
+    "one client, a made node kept ready, crashes": Size(1, made=1, min_ready=1, crashes=True, deepest=10),
+    "one client, one made node, an admin": Size(1, made=1, admin=True, depth=3, deepest=10),
+    "one client, a made node and an own one": Size(1, own=1, made=2, depth=3, deepest=7),
 }
 
 

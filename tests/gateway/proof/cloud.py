@@ -156,6 +156,7 @@ class Cloud:
         prompt: Calls are done and answered at once; else each waits for a word.
         outage: Every call fails at once.
         slow_lists: A list waits for its answer as other calls do, and is out of date when it comes.
+        offered: All sessions that a node was ever offered, on whatever machine.
         notices: Machines that it will take away soon, by its own word.
         lies: What a list says of a machine, whatever is true; None: it is not listed.
         strays: Requests that may still be done, though nobody waits for them.
@@ -167,6 +168,7 @@ class Cloud:
         self.machines: dict[str, Machine] = {}
         self.calls: list[Call] = []
         self.strays: list[tuple[str, str]] = []
+        self.offered: dict[str, set[str]] = {}
         self.notices: set[str] = set()
         self.lies: dict[str, Word | None] = {}
         self.prompt, self.outage, self.slow_lists, self.bent = True, False, False, False
@@ -187,11 +189,12 @@ class Cloud:
         elif operation == "stop":
             self.off(machine)
         elif not machine.running:
-            self.machines[node] = self._machine(node, machine.agent.offered)
+            self.machines[node] = self._machine(node)
         return ""
 
-    def _machine(self, node: str, offered: set[str] | None = None) -> Machine:
-        return Machine(True, Agent(node, f"token-{node}", self.slots, offered=offered or set()))
+    def _machine(self, node: str) -> Machine:
+        offered = self.offered.setdefault(node, set())
+        return Machine(True, Agent(node, f"token-{node}", self.slots, offered=offered))
 
     def off(self, machine: Machine) -> None:
         """Switch a machine off."""

@@ -214,6 +214,8 @@ class Model:
             agent.old = None
             if not agent.is_up:
                 agent.socket = None
+        for id in self.cloud.offered.keys() - self.pool.nodes.keys() - self.cloud.machines.keys():
+            del self.cloud.offered[id]
         for agent in self.own:
             if agent.ended:  # it may be started again at any time
                 agent.ended = agent.draining = False
