@@ -200,31 +200,34 @@ class Model:
         self._age()
 
     def _age(self) -> None:
-        """Forget what only makes a difference in time, and which sessions were offered long ago."""
+        """Forget what only makes a difference in time, and what nobody will ever look at again."""
         for node in self.pool.nodes.values():
             node.since = node.heard = node.idle_since = _LONG_AGO
             node.retry_at, node._retries = min(node.retry_at, _MOMENT), 0
         for running in self.reconciler._operations.values():
             running.began = _LONG_AGO
         for agent in self.agents():
-            link = self.bridge.links.get(agent.node)
-            held = b"".join(link._held).decode() if link is not None else ""
-            gone = [id for id in sorted(agent.offered) if id not in agent.sessions and id not in self.bridge.sessions]
-            agent.offered -= {id for id in gone[:-1] if id not in held}
-            agent.old = None
-            if not agent.is_up:
-                agent.socket = None
+            self._forget(agent)
         for id in self.cloud.offered.keys() - self.pool.nodes.keys() - self.cloud.machines.keys():
             del self.cloud.offered[id]
-        for agent in self.own:
-            if agent.ended:  # it may be started again at any time
-                agent.ended = agent.draining = False
         for customer in self.customers:
             if not customer.started:
                 customer.told = ""
             customer.answered &= self.candidates
             if not customer.socket.is_up:
                 self.places[self.places.index(customer)] = None
+
+    def _forget(self, agent: Agent) -> None:
+        """Of the sessions that a node was offered and that are over, only the last may still be spoken of."""
+        link = self.bridge.links.get(agent.node)
+        held = b"".join(link._held).decode() if link is not None else ""
+        gone = [id for id in sorted(agent.offered) if id not in agent.sessions and id not in self.bridge.sessions]
+        agent.offered -= {id for id in gone[:-1] if id not in held}
+        agent.old = None
+        if not agent.is_up:
+            agent.socket = None
+        if agent in self.own and agent.ended:  # it may be started again at any time
+            agent.ended = agent.draining = False
 
     # --- clients ---
 
