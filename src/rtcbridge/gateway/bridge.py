@@ -251,7 +251,7 @@ class Bridge:
         """Slots were taken or freed."""
         if not pool.settled:
             self._unsettled[pool.spec.name] = pool
-        elif pool.spec.elastic:
+        elif pool.restless:
             self.changed(pool)
 
     def _ask(self, entry: Entry, effect: Stay | Yield | Suspend | Resume | Reassign, now: float) -> None:
@@ -357,7 +357,7 @@ class Bridge:
                     if entry := self.sessions.get(session):
                         self.deliver(entry, Source.POOL, verdict)
                         self._unsettled[pool.spec.name] = pool
-                if pool.line.waiters or pool.spec.elastic:
+                if pool.restless:
                     self.changed(pool)
         finally:
             self._settling = False

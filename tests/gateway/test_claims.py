@@ -1,0 +1,168 @@
+"""Every order in which clients, nodes, deadlines and a provider can act, in small pools: nothing may go wrong.
+
+The search runs over the real bridge, reconciler, pool, nodes and sessions (`gateway.proof.model`). Each run prints
+how much was searched. With `PROVE` in the environment it goes until nothing is left, or much further.
+"""
+
+import os
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from gateway.proof.model import Model, no_event_loop
+from gateway.proof.mutants import mutate
+from gateway.proof.search import CounterexampleError, Result, check_ways_out, search
+from rtcbridge import config
+from rtcbridge.core import session as session_module
+from rtcbridge.core.events import Full, Source
+from rtcbridge.core.node import Node
+from rtcbridge.core.pool import Pool
+from rtcbridge.core.session import State
+from rtcbridge.gateway.bridge import Bridge
+from rtcbridge.gateway.nodes import NodeSocket
+from rtcbridge.gateway.reconciler import Reconciler
+
+_PROVE = "PROVE" in os.environ
+_ALL = 10_000
+
+
+@pytest.fixture(autouse=True)
+def _synchronous() -> Iterator[None]:
+    with no_event_loop():
+        yield
+
+
+@dataclass(frozen=True)
+class Size:
+    """A small pool, and how far it is searched: always, and when there is time (`_ALL`: to the end)."""
+
+    clients: int
+    own: int = 0  # nodes that dial in by themselves
+    made: int = 0  # nodes that a provider may make
+    slots: int = 1
+    min_ready: int = 0
+    crashes: bool = False
+    candidates: bool = False
+    admin: bool = False
+    depth: int = 4
+    deepest: int = _ALL
+
+    def make(self) -> Model:
+        pool = config.Pool(
+            name="p",
+            provider="command" if self.made else "static",
+            slots=self.slots,
+            max_nodes=self.made,
+            min_ready=self.min_ready,
+            idle_timeout=0.5,
+        )
+        return Model(pool, self.clients, self.own, self.crashes, self.candidates, self.admin)
+
+
+SIZES = {
+    "one client, one node, crashes": Size(1, own=1, crashes=True, depth=5),
+    "one client, one node, candidates": Size(1, own=1, candidates=True, depth=4),
+    "one client, two nodes": Size(1, own=2, deepest=10),
+    "two clients, one node": Size(2, own=1),
+    "two clients, one node of two slots": Size(2, own=1, slots=2, deepest=9),
+    "two clients, two nodes": Size(2, own=2, deepest=8),
+    "two clients, two nodes, crashes": Size(2, own=2, crashes=True, depth=3, deepest=7),
+    "one client, one made node": Size(1, made=1),
+    "one client, two made nodes": Size(1, made=2, deepest=8),
+    "two clients, two made nodes of two slots": Size(2, made=2, slots=2, depth=3, deepest=7),
+    "one client, a made node kept ready, crashes": Size(1, made=1, min_ready=1, crashes=True, deepest=10),
+    "one client, one made node, an admin": Size(1, made=1, admin=True, depth=3, deepest=10),
+    "one client, a made node and an own one": Size(1, own=1, made=2, depth=3, deepest=7),
+}
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_nothing_goes_wrong(size: Size, capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> None:
+    result = search(size.make, depth=size.deepest if _PROVE else size.depth)
+    with capsys.disabled():
+        if _PROVE:
+            print(f"\n{request.node.callspec.id}: {result}")
+    print(result)
+    assert result.states > 10
+
+
+# --- the search can fail ---
+
+TWO, MADE, CRASHES = Size(2, own=2), Size(1, made=1), Size(1, own=1, crashes=True)
+SHARED = Size(2, own=1, slots=2)
+Mutant = tuple[Size, type, str, str, str]
+
+MUTANTS: dict[str, Mutant] = {
+    "a release does not wake the line": (TWO, Pool, "leave", "self._tally.count(node)", "pass"),
+    "slots without end": (TWO, Node, "free", "max(0, self._capacity - len(self.sessions))", "1"),
+    "the last come is served first": (
+        TWO,
+        Pool,
+        "join",
+        "self.line.append(session, waiter)",
+        "self.line.push(session, waiter)",
+    ),
+    "a reservation that ran out goes to the front": (
+        TWO, Pool, "yield_slot", "patient=True", "patient=True, front=True",
+    ),
+    "an end that frees nothing": (TWO, Bridge, "_end", "pool.leave(session.id, now)", "pass"),
+    "an end that is not recorded": (
+        TWO, Bridge, "_end", "self.ledger.session_ended(session.id, self.wall(), effect.reason)", "pass",
+    ),
+    "a retry on the same node": (SHARED, Pool, "_choose", "if id != exclude:", "if True:"),
+    "messages of an older epoch count": (TWO, NodeSocket, "received", "if link.socket is not self:", "if False:"),
+    "the end of an older socket counts": (
+        TWO, NodeSocket, "ended", "link is None or not link.detach(self)", "link is None or link.detach(self) is None",
+    ),
+    "a node that comes back is not compared": (
+        TWO, NodeSocket, "_take_over", "self._compare(pool, node, asked.sessions)", "pass",
+    ),
+    "the sessions of a lost node stay": (TWO, Pool, "_lose", "node.sessions.clear()", "pass"),
+    "one node too many": (MADE, Pool, "_creatable", "self.spec.max_nodes -", "1 + self.spec.max_nodes -"),
+    "two operations of one node": (MADE, Pool, "operations", "and not node.busy", ""),
+    "a change of a node that is not stored": (
+        MADE, Reconciler, "_follow", "self._dirty[pool.spec.name][node.id] = node", "pass",
+    ),
+}  # fmt: skip
+
+
+def found(make: Callable[[], Model], depth: int = 6, states: int = 3_000) -> list[tuple[str, ...]]:
+    with pytest.raises(CounterexampleError) as caught:
+        search(make, depth, states)
+    print(caught.value)
+    return caught.value.trace
+
+
+@pytest.mark.parametrize("mutant", MUTANTS.values(), ids=MUTANTS)
+def test_a_mistake_is_found(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, owner, name, old, new = mutant
+    mutate(monkeypatch, owner, name, old, new)
+    assert found(size.make)
+
+
+def test_an_adopted_session_without_its_slot_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pool, "adopt", lambda *_: None)
+    assert found(CRASHES.make)[-1] == ("crash",)
+
+
+def test_a_state_that_the_pool_leaves_unanswered_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = cast(MutableMapping[Any, State], session_module.TRANSITIONS)
+    monkeypatch.delitem(table, (State.CLAIMING, Source.POOL, Full))
+    assert len(found(TWO.make)) == 1
+
+
+def test_a_session_that_nothing_can_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    deadlines = cast(MutableMapping[State, str], session_module.DEADLINES)
+    monkeypatch.delitem(deadlines, State.DETACHED)
+    assert found(Size(1, own=1).make)[-1] == ("client", "0", "drop")
+
+
+def test_states_without_a_way_out_are_found() -> None:
+    """A search that was closed: from state 2 only state 3 is reached by leaving, and from there nothing."""
+    result = Result(states=4, empty=[0], ways_out={0: [1], 3: [2]}, closed=True)
+    with pytest.raises(CounterexampleError, match="nothing can end"):
+        check_ways_out(result, lambda number: [("event", str(number))])
+    result.ways_out[1] = [3]
+    check_ways_out(result, lambda number: [])
