@@ -20,7 +20,7 @@ _IGNORED = frozenset(
     {
         "epoch", "timer", "spec", "_spec", "post", "reason", "watch", "errors", "labels", "dialect", "prefix", "target",
         "holders", "_tally", "_alarms", "_bridge", "_reconciler", "_pool", "token", "callbacks", "key", "since",
-        "_estimator",
+        "_estimator", "due", "_stirred", "_projects", "_base",
     }
 )  # fmt: skip
 _ID = re.compile(r"[0-9a-f]{32}|p-[0-9a-f]{6}-[0-9a-f]{8}")
