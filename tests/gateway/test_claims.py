@@ -46,6 +46,11 @@ class Size:
     crashes: bool = False
     candidates: bool = False
     admin: bool = False
+    projects: int = 1
+    per_project: int = 0
+    stopped: bool = False  # a stopped node at the beginning
+    attempts: int = 3
+    fallback: int = 0  # nodes of the pool that this one falls back to
     depth: int = 4
     deepest: int = _ALL
 
@@ -57,8 +62,17 @@ class Size:
             max_nodes=self.made,
             min_ready=self.min_ready,
             idle_timeout=0.5,
+            max_per_project=self.per_project,
+            start_attempts=self.attempts,
+            fallback="q" if self.fallback else "",
         )
-        return Model(pool, self.clients, self.own, self.crashes, self.candidates, self.admin)
+        pools, own = [pool], [self.own]
+        if self.fallback:
+            pools.append(config.Pool(name="q", provider="static", slots=self.slots))
+            own.append(self.fallback)
+        return Model(
+            pools, self.clients, own, self.crashes, self.candidates, self.admin, self.projects, self.stopped
+        )
 
 
 SIZES = {
@@ -75,6 +89,11 @@ SIZES = {
     "one client, a made node kept ready, crashes": Size(1, made=1, min_ready=1, crashes=True, deepest=10),
     "one client, one made node, an admin": Size(1, made=1, admin=True, depth=3, deepest=10),
     "one client, a made node and an own one": Size(1, own=1, made=2, depth=3, deepest=7),
+    "one client, a stopped node": Size(1, made=1, stopped=True, attempts=2, depth=4, deepest=9),
+    "three clients of two projects with a maximum": Size(
+        3, own=1, slots=2, projects=2, per_project=1, depth=4, deepest=7
+    ),
+    "two clients, a pool that falls back to another": Size(2, own=1, fallback=1, depth=4, deepest=7),
 }
 
 

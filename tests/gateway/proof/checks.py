@@ -5,6 +5,7 @@ from collections import Counter
 from gateway.proof.world import World
 from rtcbridge.core.breaker import BreakerState
 from rtcbridge.core.node import NodeState, Order
+from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
 
 IN_LINE = {State.ASKED, State.PENDING, State.FULL, State.CLAIMING, State.HELD, State.RETRYING}
@@ -24,42 +25,63 @@ def check_now(world: World) -> None:
 
 def check_places(world: World) -> None:
     """A session is in line or holds a slot of the node that it names, never both, and each is somebody's."""
-    pool = world.pool
+    pools = world.bridge.pools.values()
     states = {id: entry.session.state for id, entry in world.bridge.sessions.items()}
-    assert not set(pool.line) & set(pool.holders)
-    assert {id for id, state in states.items() if state in IN_LINE} == set(pool.line)
-    assert {id for id, state in states.items() if state in HOLDING} == set(pool.holders)
+    waiting = {id for pool in pools for id in pool.line}
+    holders = {id: node for pool in pools for id, node in pool.holders.items()}
+    assert not waiting & set(holders)
+    assert {id for id, state in states.items() if state in IN_LINE} == waiting
+    assert {id for id, state in states.items() if state in HOLDING} == set(holders)
     assert set(states.values()) <= IN_LINE | HOLDING | {State.NEW}
-    for id, node in pool.holders.items():
+    for id, node in holders.items():
         assert id in node.sessions
         assert world.bridge.sessions[id].session.node == node.id
-        assert pool.nodes[node.id] is node
-    assert sum(len(node.sessions) for node in pool.nodes.values()) == len(pool.holders)
+        assert world.bridge.nodes[node.id][1] is node
+    assert sum(len(node.sessions) for pool in pools for node in pool.nodes.values()) == len(holders)
+    for pool in pools:
+        projects = Counter(world.bridge.sessions[id].project for id in pool.holders)
+        most = max(projects.values(), default=0)
+        assert most <= (pool.spec.max_per_project or most), f"a project is above its maximum: {projects}"
+
+
+def servable(world: World, pool: Pool) -> list[str]:
+    """Those in a pool's line that may be served, in order: not those beyond their project's maximum."""
+    sessions = world.bridge.sessions
+    counts = Counter(sessions[id].project for id in pool.holders)
+    found = []
+    for session in pool.line:
+        project = sessions[session].project
+        if not pool.spec.max_per_project or counts[project] < pool.spec.max_per_project:
+            counts[project] += 1
+            found.append(session)
+    return found
 
 
 def check_slots(world: World) -> None:
     """Never above a node's capacity, and nobody who may have a free slot waits beside it."""
-    pool = world.pool
-    for node in pool.nodes.values():
+    for pool, node in world.bridge.nodes.values():
         assert len(node.sessions) <= node.capacity
         if node.state is NodeState.READY and node.linked and node.free:
-            for session in pool.line:
-                waiter = pool.line.get(session)
-                assert waiter is not None
+            for session in servable(world, pool):
+                waiter = pool.line.waiters[session]
                 assert waiter.exclude == node.id, f"{session} waits beside a free slot of {node.id}"
 
 
 def check_statuses(world: World) -> None:
     """Whoever sent session_start was told the truth: of a slot, of a place within the supply, of one beyond it."""
-    pool = world.pool
-    places = {session: place for place, session in enumerate(pool.line, start=1)}
+    waiting, promised = set(), set()
+    for pool in world.bridge.pools.values():
+        waiting |= set(pool.line)
+        for place, session in enumerate(servable(world, pool), start=1):
+            if place <= pool.supply(pool.line.waiters[session].exclude):
+                promised.add(session)
     for customer in world.customers:
         entry = world.bridge.sessions.get(customer.session)
         if entry is None or not customer.started:
             continue
         state = entry.session.state
-        if waiter := pool.line.get(customer.session):
-            truth = "pending" if places[customer.session] <= pool.supply(waiter.exclude) else "full"
+        if customer.session in waiting:
+            truth = "pending" if customer.session in promised else "full"
         else:
             assert state in HOLDING
             truth = "waiting"

@@ -3,15 +3,19 @@
 from rtcbridge.ports import Identity
 
 CLIENT_KEY, NODE_KEY = "sk_client", "nk_node"
+_CLIENTS = {CLIENT_KEY: "TEST01", "sk_other": "TEST02"}
+CLIENT_KEYS = list(_CLIENTS)  # of one project each
+NODE_KEYS = {"p": NODE_KEY, "q": "nk_q"}  # by pool
 
 
 class FixedKeys:
-    """A fake `Authenticator`: one key for clients, one for static nodes of the pool `p`, a token for each node."""
+    """A fake `Authenticator`: two projects with a key for clients each, a key for static nodes of each pool, a token for each node."""
 
     def identify(self, credential: str) -> Identity | None:
-        if credential == CLIENT_KEY:
-            return Identity("client", project="TEST01")
-        return Identity("node", pool="p", is_node=True) if credential == NODE_KEY else None
+        if project := _CLIENTS.get(credential):
+            return Identity("client", project=project)
+        pool = next((pool for pool, key in NODE_KEYS.items() if key == credential), None)
+        return Identity("node", pool=pool, is_node=True) if pool else None
 
     def is_valid(self, key: str) -> bool:
         return True
