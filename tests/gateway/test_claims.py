@@ -20,6 +20,7 @@ from rtcbridge.core.events import Full, Source
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
+from rtcbridge.core.tally import Tally
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
@@ -50,6 +51,7 @@ class Size:
     per_project: int = 0
     stopped: bool = False  # a stopped node at the beginning
     attempts: int = 3
+    away: bool = False  # clients go away and come back
     fallback: int = 0  # nodes of the pool that this one falls back to
     depth: int = 4
     deepest: int = _ALL
@@ -71,7 +73,7 @@ class Size:
             pools.append(config.Pool(name="q", provider="static", slots=self.slots))
             own.append(self.fallback)
         return Model(
-            pools, self.clients, own, self.crashes, self.candidates, self.admin, self.projects, self.stopped
+            pools, self.clients, own, self.crashes, self.candidates, self.admin, self.projects, self.stopped, self.away
         )
 
 
@@ -93,6 +95,7 @@ SIZES = {
     "three clients of two projects with a maximum": Size(
         3, own=1, slots=2, projects=2, per_project=1, depth=4, deepest=7
     ),
+    "two clients that go away, one node": Size(2, own=1, away=True, depth=4, deepest=8),
     "two clients, a pool that falls back to another": Size(2, own=1, fallback=1, depth=4, deepest=7),
 }
 
@@ -111,11 +114,35 @@ def test_nothing_goes_wrong(size: Size, capsys: pytest.CaptureFixture[str], requ
 
 TWO, MADE, CRASHES = Size(2, own=2), Size(1, made=1), Size(1, own=1, crashes=True)
 SHARED = Size(2, own=1, slots=2)
+MAXIMUM = Size(3, own=1, slots=2, projects=2, per_project=1)
+STOPPED = Size(1, made=1, stopped=True, attempts=1)
+AWAY = Size(2, own=1, away=True)
+FALLBACK = Size(2, own=1, fallback=1)
 Mutant = tuple[Size, type, str, str, str]
 
 MUTANTS: dict[str, Mutant] = {
     "a release does not wake the line": (TWO, Pool, "leave", "self._tally.count(node)", "pass"),
     "slots without end": (TWO, Node, "free", "max(0, self._capacity - len(self.sessions))", "1"),
+    "a slot is freed and nobody looks": (TWO, Bridge, "_touched", "self._unsettled[pool.spec.name] = pool", "pass"),
+    "slots without end, of ready nodes": (TWO, Tally, "count", "if used < node.capacity else None", "if True else None"),
+    "a slot at once, and none the fewer": (TWO, Pool, "take", "self._hold(session, node, None)", "pass"),
+    "a slot at once that nobody is told of": (
+        TWO, Bridge, "_acquire", "self._perform(entry, session.receive(Source.POOL, Granted(node), now), now)", "pass",
+    ),
+    "a slot at once beyond the maximum": (MAXIMUM, Pool, "take", "self._projects is not None or", ""),
+    "a maximum that is not counted": (MAXIMUM, Pool, "_release", "self._held.pop(session).count(-1)", "pass"),
+    "a start that is tried for ever": (
+        STOPPED, Pool, "expire", "0 < node.refusals < self.spec.start_attempts", "node.refusals",
+    ),
+    "a slot for one who is away": (AWAY, Pool, "suspend", "each.line.suspend(session)", "pass"),
+    "one who is back and is not served": (AWAY, Pool, "resume", "each.line.resume(session)", "pass"),
+    "a slot of one pool, and a place in line of another": (
+        FALLBACK, Pool, "_win", "claim.drop_places(but=self)", "pass",
+    ),
+    "a slot of the other pool that is not given back": (
+        FALLBACK, Pool, "leave", "claim.holder.leave(session, now)", "pass",
+    ),
+    "the other pool is not settled": (FALLBACK, Pool, "leave", "claim.holder.stir()", "pass"),
     "the last come is served first": (
         TWO,
         Pool,

@@ -8,7 +8,7 @@ from rtcbridge.core.node import NodeState, Order
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
 
-IN_LINE = {State.ASKED, State.PENDING, State.FULL, State.CLAIMING, State.HELD, State.RETRYING}
+IN_LINE = {State.ASKED, State.PENDING, State.FULL, State.CLAIMING, State.HELD, State.RETRYING, State.SUSPENDED}
 HOLDING = {State.RESERVED, State.OFFERED, State.REOFFERED, State.ANSWERED, State.LIVE, State.DETACHED}
 
 
@@ -30,9 +30,11 @@ def check_places(world: World) -> None:
     waiting = {id for pool in pools for id in pool.line}
     holders = {id: node for pool in pools for id, node in pool.holders.items()}
     assert not waiting & set(holders)
-    assert {id for id, state in states.items() if state in IN_LINE} == waiting
-    assert {id for id, state in states.items() if state in HOLDING} == set(holders)
-    assert set(states.values()) <= IN_LINE | HOLDING | {State.NEW}
+    away = {id for id, state in states.items() if state is State.AWAY}  # either
+    assert {id for id, state in states.items() if state in IN_LINE} == waiting - away
+    assert {id for id, state in states.items() if state in HOLDING} == set(holders) - away
+    assert away <= waiting | set(holders)
+    assert set(states.values()) <= IN_LINE | HOLDING | {State.NEW, State.AWAY}
     for id, node in holders.items():
         assert id in node.sessions
         assert world.bridge.sessions[id].session.node == node.id
@@ -45,12 +47,14 @@ def check_places(world: World) -> None:
 
 
 def servable(world: World, pool: Pool) -> list[str]:
-    """Those in a pool's line that may be served, in order: not those beyond their project's maximum."""
+    """Those in a pool's line that may be served, in order: nobody beyond his project's maximum or away for long."""
     sessions = world.bridge.sessions
     counts = Counter(sessions[id].project for id in pool.holders)
     found = []
     for session in pool.line:
         project = sessions[session].project
+        if sessions[session].session.state is State.SUSPENDED:
+            continue
         if not pool.spec.max_per_project or counts[project] < pool.spec.max_per_project:
             counts[project] += 1
             found.append(session)

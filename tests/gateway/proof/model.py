@@ -17,10 +17,11 @@ from gateway.proof.sockets import ClientWire, NodeWire
 from gateway.proof.stand_ins import Clock, NoWheel, Operation, PromptLedger, PromptProvider, drive
 from gateway.proof.world import Customer
 from rtcbridge import config
-from rtcbridge.core.events import Source, Timeout
+from rtcbridge.core.events import Away, Back, Source, Timeout
 from rtcbridge.core.node import DEADLINES, UP, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import DEADLINES as SESSION_DEADLINES
+from rtcbridge.core.session import State
 from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
@@ -30,6 +31,7 @@ _LONG_AGO = -1.0  # when every node came into its state: before the last list, a
 _STOPPED = "p-000000-00000000"  # an id as the reconciler makes them
 _MOMENT = 1.0  # seconds: an empty node is idle for long enough, a refused operation is tried again
 
+_AWAY = frozenset({State.AWAY, State.SUSPENDED, State.DETACHED})
 _STALE = (
     b'{"type":"answer","session":"%s","sdp":"old"}',
     b'{"type":"candidate","session":"%s","candidate":{"candidate":"old"}}',
@@ -53,6 +55,7 @@ class Model:
         admin: Whether somebody drains, stops, starts and destroys nodes by hand.
         projects: How many there are: each client is one of the next one.
         stopped: Whether there is a stopped node at the beginning.
+        away: Whether clients go away for a while and come back.
     """
 
     current: "Model"
@@ -67,12 +70,14 @@ class Model:
         admin: bool = False,
         projects: int = 1,
         stopped: bool = False,
+        away: bool = False,
     ) -> None:
         self.config = config.Config(
             sessions=config.Sessions(max_candidates=1), nodes=config.Nodes(heartbeat=5.0, missed=3), pools=tuple(pools)
         )
         assert not any(pool.demand_window for pool in pools)  # else times steer: `canonical` leaves them out
-        self.crashes, self.candidates, self.admin, self.projects = crashes, candidates, admin, projects
+        self.crashes, self.candidates, self.admin, self.away = crashes, candidates, admin, away
+        self.projects = projects
         self.clock = Clock()
         self.disk = Disk()
         self.cloud = Cloud(pools[0].slots)
@@ -160,6 +165,8 @@ class Model:
         free = set(range(self.projects))
         for index, customer in enumerate(self.places):
             if customer is not None:
+                if self.away and (entry := customer.socket.entry) and entry.session.id in self.bridge.sessions:
+                    yield "client", str(index), "goes away"
                 yield from (("client", str(index), what) for what in ("start", "close", "drop"))
                 if not self._much_is_held(customer):
                     yield "client", str(index), "offer"
@@ -168,6 +175,9 @@ class Model:
             elif index % self.projects in free:  # which place of its project a new client takes makes no difference
                 free.remove(index % self.projects)
                 yield from (("client", str(index), f"comes, {what}") for what in ("start", "offer"))
+                if self.away:
+                    alone = [id for id, entry in self.bridge.sessions.items() if entry.session.state in _AWAY]
+                    yield from (("back", str(index), id) for id in alone)
 
     def _much_is_held(self, customer: Customer) -> bool:
         """Whether so much is held for the node of a client already that more would be more of the same."""
@@ -269,6 +279,25 @@ class Model:
                 customer.say({"type": "candidate", "candidate": {"candidate": "c"}})
             case "close" | "drop":
                 customer.socket.quit(goodbye=what == "close")
+            case "goes away":
+                socket = customer.socket
+                entry, socket.entry, socket.is_up = socket.entry, None, False
+                assert entry is not None
+                entry.client = None
+                self.bridge.deliver(entry, Source.CLIENT, Away())
+
+    def _on_back(self, index: str, session: str) -> None:
+        """A client is back, on another socket. What it was told before, it has not forgotten."""
+        entry = self.bridge.sessions[session]
+        live = entry.session.state is State.DETACHED
+        socket = ClientWire(self.bridge, self.posted.append)
+        socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEYS[int(index) % self.projects]}})
+        socket.entry, entry.client = entry, socket
+        customer = self.places[int(index)] = Customer(socket, session, answered=live)
+        if live:
+            customer.told = "waiting"
+        customer.started = not live
+        self.bridge.deliver(entry, Source.CLIENT, Back())
 
     def _on_timeout(self, session: str) -> None:
         self.bridge.deliver(self.bridge.sessions[session], Source.CLOCK, Timeout())

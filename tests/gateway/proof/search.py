@@ -14,6 +14,7 @@ from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
 
 _LEAVING = ("close", "drop")
+_COMING_FIRST = {State.RETRYING, State.AWAY, State.SUSPENDED}  # if they have held a slot
 
 
 class CounterexampleError(AssertionError):
@@ -135,6 +136,7 @@ def check_state(model: Model) -> None:
     for each in model.bridge.pools.values():
         assert each.plan(model.clock.now) == [], "something is left to be done, and nobody is woken up for it"
         assert not each._verdicts
+        assert all(node.refusals <= each.spec.start_attempts for node in each.nodes.values()), "started too often"
     assert not model.bridge.pools.unsettled
     begun = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.begun}
     known = {id: row.node if begun.get(id) else "" for id, row in disk.sessions.items()}  # one that is tried again: ""
@@ -206,6 +208,6 @@ class _Before:
             joined = after.bridge.sessions[session].session
             rejoined = session not in self._sessions and joined._dropping
             claim = pool.line.waiters[session].claim
-            front = claim.front if claim is not None else rejoined or joined.state is State.RETRYING
+            front = claim.front if claim is not None else rejoined or joined.state in _COMING_FIRST
             others = line[:place] if front else line[place + 1 :]
             assert not set(others) & set(stayed), "somebody jumped the line, or lost a place that was kept"
