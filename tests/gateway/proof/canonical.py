@@ -55,7 +55,9 @@ class _Walk:
         return self.object(value)
 
     def line(self, value: Line) -> Any:
-        unbalanced = sorted(share.account.spec.id for share in value.unbalanced) if isinstance(value, RankedLine) else []
+        unbalanced = (
+            sorted(share.account.spec.id for share in value.unbalanced) if isinstance(value, RankedLine) else []
+        )
         places = [[session, self.of(value.waiters[session])] for session in value]
         ranks = [value.waiters[session].key[0] for session in value] if value.ranked else []
         return [value._within, list(value._untold), unbalanced, ranks, places]
@@ -120,7 +122,15 @@ def _as_tuple(slots: Any) -> tuple[str, ...]:
 def canonical(model: Any) -> str:
     """The form of a model. Ids keep their order, as a tie is broken by it, and lose all else."""
     bridge = model.bridge
-    parts = [model.places, bridge.sessions, list(bridge.pools.values()), bridge.links, model.own, model.cloud, model.operations]
+    parts = [
+        model.places,
+        bridge.sessions,
+        list(bridge.pools.values()),
+        bridge.links,
+        model.own,
+        model.cloud,
+        model.operations,
+    ]
     text = repr(_Walk().of(parts))
     order = {id: f"#{rank}" for rank, id in enumerate(sorted(set(_ID.findall(text))))}
     return _ID.sub(lambda found: order[found[0]], text)

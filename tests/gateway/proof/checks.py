@@ -1,6 +1,7 @@
 """What must hold of a `World`: after every step, at rest with all faults gone, and when nobody is left."""
 
 from collections import Counter
+from math import inf
 
 from gateway.proof.world import World
 from rtcbridge.core.breaker import BreakerState
@@ -21,6 +22,7 @@ def check_now(world: World) -> None:
     check_statuses(world)
     check_size(world)
     check_ledger(world)
+    check_outlook(world)
 
 
 def check_places(world: World) -> None:
@@ -114,6 +116,18 @@ def check_ledger(world: World) -> None:
     assert all(times == 1 for times in world.disk.ends.values())
 
 
+def check_outlook(world: World) -> None:
+    """Whoever waits has a place of his own, and what he is told of the time is a time."""
+    pool, now = world.pool, world.loop.time()
+    standings = pool.waiting(now)
+    assert [standing.session for standing in standings] == list(pool.line)
+    assert all(standing.eta is None or 0 <= standing.eta < inf for standing in standings), standings
+    places = [pool.position(session) for session in servable(world, pool)]
+    assert places == list(range(1, len(places) + 1)), places
+    for node in pool.nodes.values():
+        assert node.refusals <= pool.spec.start_attempts, f"{node.id} was started too often"
+
+
 def check_rest(world: World) -> None:
     """Faults have been gone for longer than any deadline: nothing is on its way, and everybody is served or full."""
     pool, cloud = world.pool, world.cloud
@@ -126,7 +140,8 @@ def check_rest(world: World) -> None:
         assert node.linked == (node.state is NodeState.READY)
         assert not node.busy
     assert {id: row.state for id, row in world.disk.nodes.items()} == {id: s.value for id, s in states.items()}
-    if pool.line:
+    waiting = servable(world, pool)
+    if waiting:
         stopped = [node for node in pool.nodes.values() if node.state is NodeState.STOPPED]
         assert all(node.order is not Order.NONE for node in stopped), "somebody waits beside a stopped node"
         assert pool.breaker.state is BreakerState.CLOSED

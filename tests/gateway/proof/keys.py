@@ -9,7 +9,10 @@ NODE_KEYS = {"p": NODE_KEY, "q": "nk_q"}  # by pool
 
 
 class FixedKeys:
-    """A fake `Authenticator`: two projects with a key for clients each, a key for static nodes of each pool, a token for each node."""
+    """A fake `Authenticator`: two projects with a key for clients each, and keys of nodes.
+
+    Static nodes have one key a pool, those that a provider makes have a token each.
+    """
 
     def identify(self, credential: str) -> Identity | None:
         if project := _CLIENTS.get(credential):

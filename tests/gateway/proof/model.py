@@ -83,7 +83,12 @@ class Model:
         self.cloud = Cloud(pools[0].slots)
         self.provider = PromptProvider(self.cloud)
         self.own = [
-            Agent(f"n{number}" if pool.name == "p" else f"{pool.name}{number}", NODE_KEYS[pool.name], pool.slots, pool.name)
+            Agent(
+                f"n{number}" if pool.name == "p" else f"{pool.name}{number}",
+                NODE_KEYS[pool.name],
+                pool.slots,
+                pool.name,
+            )
             for pool, count in zip(pools, own, strict=True)
             for number in range(1, count + 1)
         ]
@@ -109,9 +114,7 @@ class Model:
         self.bridge.wall = self.clock.read
         self.pool: Pool = self.bridge.pools["p"]
         self.bridge.restore()
-        self.reconciler = Reconciler(
-            self.bridge, dict.fromkeys(self.bridge.pools, self.provider), "ws://bridge/node"
-        )
+        self.reconciler = Reconciler(self.bridge, dict.fromkeys(self.bridge.pools, self.provider), "ws://bridge/node")
         for pool in self.bridge.pools.values():
             self.reconciler.wake(pool)
 

@@ -142,7 +142,9 @@ def check_state(model: Model) -> None:
     known = {id: row.node if begun.get(id) else "" for id, row in disk.sessions.items()}  # one that is tried again: ""
     assert known == begun, "the ledger disagrees"
     rows = {id: (row.state, row.started, row.capacity, row.ordered) for id, row in disk.nodes.items()}
-    assert rows == {id: (n.state.value, n.started, n.capacity, n.order.value) for id, (_, n) in model.bridge.nodes.items()}
+    assert rows == {
+        id: (n.state.value, n.started, n.capacity, n.order.value) for id, (_, n) in model.bridge.nodes.items()
+    }
     assert not any(model.reconciler._dirty.values())
     _check_served(model)
     for id, entry in model.bridge.sessions.items():

@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from gateway.proof.cloud import Agent, Cloud, CloudProvider, Outcome
-from gateway.proof.keys import CLIENT_KEY, NODE_KEY, FixedKeys
+from gateway.proof.keys import CLIENT_KEYS, NODE_KEY, FixedKeys
 from gateway.proof.ledger import Disk, MemoryLedger
 from gateway.proof.loop import ManualLoop
 from gateway.proof.sockets import ClientWire, NodeWire
@@ -231,11 +231,11 @@ class World:
         """All node programs that run."""
         return [*self.cloud.agents(), *(agent for agent in self.own.values() if not agent.ended)]
 
-    def customer_comes(self) -> Customer:
-        """A client dials and shows its key."""
+    def customer_comes(self, project: int = 0) -> Customer:
+        """A client of one of the projects dials and shows its key."""
         socket = ClientWire(self.bridge, self.loop.call_soon)
         customer = Customer(socket)
-        socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEY}})
+        socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEYS[project]}})
         assert socket.read() == [{"type": "auth_success"}]
         self.customers.append(customer)
         return customer
