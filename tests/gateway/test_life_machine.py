@@ -27,7 +27,7 @@ from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.ports import Machine
 
-_EXAMPLES, _STEPS = [int(number) for number in [*os.environ.get("PROVE", "200").split(","), "50"][:2]]
+_EXAMPLES, _STEPS = [int(number) for number in [*os.environ.get("PROVE", "300").split(","), "50"][:2]]
 _FEW = 20  # examples, in the fast tests
 MACHINE = settings(
     max_examples=_EXAMPLES,
@@ -88,12 +88,25 @@ class Life(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(pool=_pools, sessions=_sessions, prompt=st.booleans(), outage=st.booleans(), clients=st.integers(0, 3))
-    def begin(self, pool: config.Pool, sessions: config.Sessions, prompt: bool, outage: bool, clients: int) -> None:
+    @initialize(
+        pool=_pools,
+        sessions=_sessions,
+        stopped=st.integers(0, 2),
+        clients=st.integers(0, 3),
+        served=st.booleans(),
+        outage=st.booleans(),
+    )
+    def begin(
+        self, pool: config.Pool, sessions: config.Sessions, stopped: int, clients: int, served: bool, outage: bool
+    ) -> None:
+        """Clients are there already, and perhaps served; the cloud may fail at once."""
         nodes = config.Nodes(heartbeat=1.0, missed=3)
-        self.world = World(config.Config(sessions=sessions, nodes=nodes, pools=(pool,)))
-        self.world.cloud.prompt, self.world.cloud.outage = prompt, outage
+        whole = config.Config(sessions=sessions, nodes=nodes, pools=(pool,))
+        self.world = World(whole, min(stopped, pool.max_nodes))
+        self.world.cloud.outage = outage
         self.wave(clients)
+        if served:
+            self.all_goes_well(1.0)
 
     def look(self) -> None:
         """Let all that can happen now happen, and see whether it may."""
@@ -397,6 +410,20 @@ def somebody_is_served(world: World) -> str:
 def found(world: World, text: str) -> None:
     with pytest.raises(AssertionError, match=text):
         check_now(world)
+
+
+def test_a_session_that_is_tried_again_is_not_adopted_on_the_node_that_did_not_answer(world: World) -> None:
+    world.customer_comes().say({"type": "offer", "sdp": "o"})
+    world.turn()
+    (first,) = world.cloud.agents()
+    world.register(first)
+    (session,) = first.sessions
+    first.speak(session, "error")
+    world.customer_comes().say({"type": "offer", "sdp": "o"})  # it gets the slot of the one that waits for another
+    world.turn()
+    world.crash(written=True)
+    check_now(world)
+    assert list(world.bridge.sessions) == list(first.sessions)
 
 
 def test_an_intent_that_is_not_stored_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

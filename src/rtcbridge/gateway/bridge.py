@@ -268,19 +268,23 @@ class Bridge:
             case Resume():
                 pool.resume(session)
             case Reassign(exclude=node):
+                self._record(entry, pool, "")  # else a restart would adopt it on a node that may serve others by then
                 pool.leave(session, now)
                 pool.join(session, patient=False, front=True, exclude=node, project=entry.project)
 
     def _begin(self, entry: Entry, node: str) -> None:
-        session = entry.session
         link = self.links.get(node)
         pool, _ = self.nodes.get(node, (entry.pool, None))
         if not entry.begun:
             self.starts[pool.spec.name].add(self.clock())
         entry.begun, entry.delivered = True, link is not None and link.socket is not None
+        self._record(entry, pool, node)
+
+    def _record(self, entry: Entry, pool: Pool, node: str) -> None:
+        """Let the ledger know on which node a session has begun; on none while it is tried on another one."""
         self.ledger.session_started(
             SessionRow(
-                id=session.id,
+                id=entry.session.id,
                 pool=pool.spec.name,
                 node=node,
                 project=entry.project,

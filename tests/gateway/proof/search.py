@@ -139,7 +139,7 @@ def check_state(model: Model) -> None:
         assert all(node.refusals <= each.spec.start_attempts for node in each.nodes.values()), "started too often"
     assert not model.bridge.pools.unsettled
     begun = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.begun}
-    known = {id: row.node if begun.get(id) else "" for id, row in disk.sessions.items()}  # one that is tried again: ""
+    known = {id: row.node for id, row in disk.sessions.items()}  # one that is tried again: ""
     assert known == begun, "the ledger disagrees"
     rows = {id: (row.state, row.started, row.capacity, row.ordered) for id, row in disk.nodes.items()}
     assert rows == {

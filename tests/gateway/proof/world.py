@@ -27,6 +27,7 @@ from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.timers import TimerWheel
+from rtcbridge.ports import NodeRow
 
 BEAT = 1.0  # seconds between heartbeats
 _EPOCH = 1_700_000_000.0  # Unix seconds at the beginning of time
@@ -83,6 +84,7 @@ class World:
 
     Args:
         config: The bridge's; its only pool is `p`.
+        stopped: How many stopped nodes there are at the beginning.
 
     Attributes:
         wrong: What was found to be wrong while the loop ran.
@@ -90,7 +92,7 @@ class World:
         listening: Whether nodes read at once what they are sent.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, stopped: int = 0) -> None:
         self.config = config
         self.spec: PoolSpec = config.pool_specs()[0]
         self.disk = Disk()
@@ -106,6 +108,8 @@ class World:
         self._logs = LogCapture()
         self._stack = ExitStack()
         self._enter()
+        for number in range(stopped):
+            self._leave_a_stopped_node(f"p-000000-{number:08x}")
         self._boot()
 
     def _enter(self) -> None:
@@ -121,6 +125,13 @@ class World:
             processors=[self._logs],
             wrapper_class=structlog.make_filtering_bound_logger(30),  # warnings and above
             cache_logger_on_first_use=False,
+        )
+
+    def _leave_a_stopped_node(self, id: str) -> None:
+        self.cloud.do("create", id)
+        self.cloud.do("stop", id)
+        self.disk.nodes[id] = NodeRow(
+            id=id, pool="p", managed=True, state=NodeState.STOPPED.value, capacity=self.spec.slots, since=_EPOCH
         )
 
     def close(self) -> None:
