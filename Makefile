@@ -13,7 +13,10 @@ FAST := -n 2 --dist loadfile -m "not browser and not slow"
 SLOW := -n 2 --dist loadfile -m "slow and not browser"
 CHECKED := src tests benchmarks tools examples console
 
-.PHONY: help demo test test-fast check format page docs simulate bench bench-relay bench-media clean
+# Of `make prove`: examples of the life machine, and steps in each.
+PROVE ?= 3000,60
+
+.PHONY: help demo test test-fast prove check format page docs simulate bench bench-relay bench-media clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +39,10 @@ test: ## set up what the tests need, check the code, and run all tests
 test-fast: ## the tests that need neither a browser nor servers
 	@tools/setup.sh dev
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+prove: ## search and try much longer what docs/proof.md says (half an hour or more)
+	@tools/setup.sh dev
+	@PROVE=$(PROVE) $(BIN)/python -m pytest -q -s tests/gateway/test_claims.py tests/gateway/test_life_machine.py $(ARGS)
 
 check: ## format, lint, strict types, import directions, generated files
 	@tools/setup.sh dev

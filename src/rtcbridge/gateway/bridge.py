@@ -251,7 +251,7 @@ class Bridge:
         """Slots were taken or freed."""
         if not pool.settled:
             self._unsettled[pool.spec.name] = pool
-        elif pool.spec.elastic:
+        elif pool.restless:
             self.changed(pool)
 
     def _ask(self, entry: Entry, effect: Stay | Yield | Suspend | Resume | Reassign, now: float) -> None:
@@ -268,19 +268,23 @@ class Bridge:
             case Resume():
                 pool.resume(session)
             case Reassign(exclude=node):
+                self._record(entry, pool, "")  # else a restart would adopt it on a node that may serve others by then
                 pool.leave(session, now)
                 pool.join(session, patient=False, front=True, exclude=node, project=entry.project)
 
     def _begin(self, entry: Entry, node: str) -> None:
-        session = entry.session
         link = self.links.get(node)
         pool, _ = self.nodes.get(node, (entry.pool, None))
         if not entry.begun:
             self.starts[pool.spec.name].add(self.clock())
         entry.begun, entry.delivered = True, link is not None and link.socket is not None
+        self._record(entry, pool, node)
+
+    def _record(self, entry: Entry, pool: Pool, node: str) -> None:
+        """Let the ledger know on which node a session has begun; on none while it is tried on another one."""
         self.ledger.session_started(
             SessionRow(
-                id=session.id,
+                id=entry.session.id,
                 pool=pool.spec.name,
                 node=node,
                 project=entry.project,
@@ -357,7 +361,7 @@ class Bridge:
                     if entry := self.sessions.get(session):
                         self.deliver(entry, Source.POOL, verdict)
                         self._unsettled[pool.spec.name] = pool
-                if pool.line.waiters or pool.spec.elastic:
+                if pool.restless:
                     self.changed(pool)
         finally:
             self._settling = False

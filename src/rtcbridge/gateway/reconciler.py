@@ -28,9 +28,10 @@ log = structlog.get_logger(__name__)
 
 _LEDGER_PAUSE = 1.0  # seconds before a round is tried again whose intents could not be stored
 _LEAST_SLEEP = 0.01  # seconds: a deadline may lie just behind what the clock shows
+_LIST_TIMEOUT = 60.0  # seconds: without it, one lost answer would end the looking for good
+_PLANS = 8  # at most, until nothing is left: the second stops the empty node that the first drained
 _ENDING = frozenset({NodeState.STOPPING, NodeState.TERMINATING})
 _ENDINGS = frozenset({OPERATIONS[state] for state in _ENDING})
-_PLANS = 2  # the second goes on where the first drained an empty node: it is stopped at once
 
 
 @dataclass(slots=True)
@@ -128,11 +129,13 @@ class Reconciler:
         for id in pool.expire(now, bridge.silence):
             self._follow(pool, before[id])
         for _ in range(_PLANS):
-            for step in pool.plan(now):
+            bridge.settle(pool)  # those who lost their node are back in line: they count for the plan
+            if not (steps := pool.plan(now)):
+                break
+            for step in steps:
                 self._take(pool, step, now)
-        self._log_breaker(pool)
-        bridge.settle(pool)
         self._wakes[pool.spec.name].clear()  # all that woke it up so far has been looked at
+        self._log_breaker(pool)
         await self._store(pool)
         for node, operation in pool.operations(bridge.clock()):
             node.busy = True
@@ -226,6 +229,8 @@ class Reconciler:
         launch = Launch(node.id, pool.spec.name, self._url, self._bridge.auth.node_token(node.id))
         reason, self._operations[node.id].began = "", self._bridge.clock()
         try:
+            if OPERATIONS.get(node.state) != operation:
+                return  # its deadline passed while the intent was being stored
             async with asyncio.timeout(duration(node.state, pool.spec)):
                 await getattr(provider, operation)(launch)
         except TimeoutError:
@@ -263,7 +268,10 @@ class Reconciler:
             known = set(pool.nodes)
             seen = {id: node.state for id, node in pool.nodes.items() if node.managed}
             try:
-                machines = await provider.list()
+                async with asyncio.timeout(_LIST_TIMEOUT):
+                    machines = await provider.list()
+            except TimeoutError:
+                log.warning("the provider's list did not come in time", pool=pool.spec.name)
             except ProviderError as error:
                 log.warning("the provider cannot list its machines", pool=pool.spec.name, error=str(error))
             except Exception:
