@@ -186,7 +186,7 @@ class Pool(Assignment):
     @property
     def restless(self) -> bool:
         """Whether a settling may have left something to plan. A static pool only lets drained nodes go."""
-        return bool(self.line or self.spec.elastic or self._tally.emptied)
+        return bool(self.line.waiters or self.spec.elastic or self._tally.emptied)
 
     def operations(self, now: float) -> list[tuple[Node, str]]:
         """Return the provider operations that are due: one a node at a time, refused ones after a pause."""
