@@ -250,7 +250,11 @@ class World:
         for n in range(len(self.nodes)):
             yield f"n{n} reboots", lambda n=n: self._reboot(n), "reboot"
         yield "data lost", self.commands.data.clear, "wipe"
-        if (f"{P}meta" in self.commands.data and "recover" in self.commands.data[f"{P}meta"]) or not self._all_attached() or any(self._unburied(each) for each in self.replicas):
+        if (
+            (f"{P}meta" in self.commands.data and "recover" in self.commands.data[f"{P}meta"])
+            or not self._all_attached()
+            or any(self._unburied(each) for each in self.replicas)
+        ):
             yield "a lease passes", self.pass_time, ""
         if self.zombie:
             yield "a delayed call arrives", self._zombie_arrives, ""
