@@ -201,11 +201,12 @@ class MemoryStore:
     ) -> Standing:
         """See `Store`."""
         pool = self._pool
-        if session not in pool.claims and session not in pool.waiters:
+        new = session not in pool.claims and session not in pool.waiters
+        if new:
             pool.enter(session, _Waiter(self._me, exclude, pool.key(session, rank, front)))
             pool.serve(session)
         standing = pool.standing(session)
-        if isinstance(standing, Place) and not patient and standing.place > standing.supply:
+        if new and isinstance(standing, Place) and not patient and standing.place > standing.supply:
             pool.leave(session)
         return standing
 

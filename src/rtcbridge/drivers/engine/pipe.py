@@ -82,6 +82,7 @@ class Pipe:
     Attributes:
         up: set while calls can be made.
         error: why the last try to connect failed, in one line.
+        refused: the server does not let us in; the same address will not help.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class Pipe:
         self.up = asyncio.Event()
         self.error = ""
         self.refused = False
+        self.tried = asyncio.Event()  # set when it is up, or refused
 
     def start(self) -> None:
         """Begin to connect."""
@@ -140,6 +142,8 @@ class Pipe:
     def _note(self, error: Exception) -> None:
         text = " ".join(str(error).split()) or type(error).__name__
         self.refused = isinstance(error, AuthenticationError) or "NOPERM" in text
+        if self.refused:
+            self.tried.set()
         if text != self.error:
             self.error = text
             logger.warning("engine: %s", text)
@@ -172,6 +176,7 @@ class Pipe:
         await self._hello()
         self.error, self.refused = "", False
         self.up.set()
+        self.tried.set()
 
     async def _write(self, connection: AbstractConnection) -> None:
         while True:

@@ -309,6 +309,7 @@ function run.reserve(session, rank, front, exclude, patient, at)
   local found = standing(session)
   if found[1] == 'place' and patient == '0' and tonumber(found[3]) > tonumber(found[4]) then
     drop_waiter(waiter_of(session))
+    found[1] = 'out'
   end
   return found
 end

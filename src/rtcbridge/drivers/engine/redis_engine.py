@@ -77,13 +77,12 @@ class RedisEngine:
         self.pipe.start()
         try:
             async with asyncio.timeout(self.patience):
-                while not self.pipe.up.is_set():
-                    if self.pipe.refused:
-                        raise EngineError(f"engine {self.url}: {self.pipe.error}")
-                    await asyncio.sleep(BACKOFF)
-        except (TimeoutError, EngineError):
+                await self.pipe.tried.wait()
+        except TimeoutError:
+            pass
+        if not self.pipe.up.is_set():
             await self.pipe.close()
-            raise EngineError(f"engine {self.url}: {self.pipe.error or 'no answer'}") from None
+            raise EngineError(f"engine {self.url}: {self.pipe.error or 'no answer'}")
         self._reader.start()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._beat())]
 

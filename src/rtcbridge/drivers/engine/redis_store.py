@@ -114,6 +114,9 @@ class RedisStore:
             self.mirror.forget(session)
             raise KeyError(session)
         place = Place(int(answer[2]), int(answer[3]))
+        if answer[0] == b"out":
+            self.mirror.forget(session)
+            return place
         old = self.mirror.waiting.get(session)
         if old is not None:
             rank, exclude = old.rank, old.exclude
@@ -130,10 +133,7 @@ class RedisStore:
         with self._calling(session):
             self.mirror.releasing.discard(session)
             answer = await self.call("reserve", session, rank, int(front), exclude, int(patient), "")
-            standing = self._standing(session, answer, rank, exclude)
-            if isinstance(standing, Place) and not patient and standing.place > standing.supply:
-                self.mirror.forget(session)
-            return standing
+            return self._standing(session, answer, rank, exclude)
 
     async def release(self, session: str) -> bool:
         """See `Store`."""
