@@ -10,7 +10,7 @@ from rtcbridge.ports_engine import Packet
 
 LIMIT = 16 * 1024 * 1024  # bytes that may wait for one replica
 BATCH = 256  # messages in one entry of a stream
-_REMEMBERED = 200_000  # sessions and directions whose last number is kept
+_REMEMBERED = 100_000  # sessions whose last numbers are kept
 _ORIGINS = 1_000  # senders whose last batch is kept
 _OVERHEAD = 64  # bytes that a message takes beside its data
 
@@ -79,7 +79,7 @@ class Incoming:
     def __init__(self, received: Callable[[str, Packet], None]) -> None:
         self._received = received
         self._batches: OrderedDict[str, int] = OrderedDict()
-        self._numbers: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
+        self._numbers: OrderedDict[str, dict[str, tuple[int, int]]] = OrderedDict()
 
     def seen(self, origin: str) -> int:
         """The number of the last batch of a sender that was taken."""
@@ -100,15 +100,16 @@ class Incoming:
         return True
 
     def _pass(self, origin: str, packet: Packet) -> None:
-        key, number = (packet.session, packet.direction), (packet.term, packet.number)
-        if number <= self._numbers.get(key, (0, 0)):
+        number = (packet.term, packet.number)
+        last = self._numbers.setdefault(packet.session, {})
+        self._numbers.move_to_end(packet.session)
+        if number <= last.get(packet.direction, (-1, 0)):
             return
-        self._numbers[key] = number
-        self._numbers.move_to_end(key)
+        last[packet.direction] = number
         if len(self._numbers) > _REMEMBERED:
             self._numbers.popitem(last=False)
         self._received(origin, packet)
 
-    def forget(self, session: str, direction: str) -> None:
+    def forget(self, session: str) -> None:
         """A session has ended."""
-        self._numbers.pop((session, direction), None)
+        self._numbers.pop(session, None)

@@ -63,7 +63,7 @@ class RedisBus:
         """See `Bus`."""
         for direction in self._directions.pop(session, ()):
             self._numbers.pop((session, direction), None)
-            self._incoming.forget(session, direction)
+        self._incoming.forget(session)
 
     def drop(self, to: str) -> None:
         """See `Bus`."""
