@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+from engine.conftest import Replica, flush
+from rtcbridge.drivers.engine import parse_engine_url
 from rtcbridge.ports_engine import FencedError, Grant, News, Place, Wake
 
 
@@ -219,3 +221,22 @@ async def test_names_that_the_records_cannot_hold_are_refused(make, request):
     a = await make()
     with pytest.raises(ValueError, match="not a name"):
         await a.store.reserve("a|b")
+
+
+def test_over_uvloop(shared_server):
+    """The loop that the bridge runs on."""
+    uvloop = pytest.importorskip("uvloop")
+    pytest.importorskip("redis")
+    from rtcbridge.drivers.engine.redis_engine import RedisEngine
+
+    async def main():
+        replica = Replica(RedisEngine(parse_engine_url(shared_server.url)))
+        await replica.start()
+        await replica.store.reserve("s1")
+        assert await replica.store.release("s1")
+        replica.engine.bus.send(replica.engine.replica, "s1", "up", b"to myself")
+        await replica.until(lambda: bool(replica.packets))
+        await replica.engine.close()
+
+    flush(shared_server)
+    uvloop.run(main())

@@ -9,7 +9,7 @@ import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio.sentinel import Sentinel
@@ -48,8 +48,7 @@ class _Wire(asyncio.Protocol):
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass of it
 
     def call(self, arguments: tuple[Any, ...]) -> "asyncio.Future[Any]":
         future: asyncio.Future[Any] = self._loop.create_future()
