@@ -135,17 +135,21 @@ async def receive(port: int, count: int) -> dict[str, float]:
 
 
 async def bare_send(port: int, to: str, rate: float, seconds: float, size: int) -> dict[str, float]:
-    """One XADD a message, by redis-py alone."""
-    client, tasks = Redis(port=port), set()
+    """One XADD a message, one after the other, by redis-py alone."""
+    client = Redis(port=port)
     await client.ping()
     await asyncio.to_thread(_ready)
+    queue: asyncio.Queue[bytes] = asyncio.Queue()
 
-    def add(data: bytes) -> None:
-        tasks.add(task := asyncio.ensure_future(client.xadd(to, {"d": data})))
-        task.add_done_callback(tasks.discard)
+    async def write() -> None:
+        while True:
+            await client.xadd(to, {"d": await queue.get()})
+            queue.task_done()
 
-    sent = await _open_loop(add, rate, seconds, size)
-    await asyncio.gather(*tasks)
+    writer = asyncio.create_task(write())
+    sent = await _open_loop(queue.put_nowait, rate, seconds, size)
+    await queue.join()
+    writer.cancel()
     await client.aclose()
     return {"sent": sent}
 

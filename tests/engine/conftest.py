@@ -61,12 +61,20 @@ class Replica:
         self.packets.append((origin, packet))
         self.news.set()
 
-    async def until(self, condition: Callable[[], bool], timeout: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for news until a condition holds."""
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             while not condition():
                 self.news.clear()
                 await self.news.wait()
+
+
+async def until(replica: Replica, condition: Callable[[Any], bool]) -> Any:
+    """Look at the pool until a condition holds; return what there is then. Nothing tells of all that changes there."""
+    async with asyncio.timeout(10):
+        while not condition(view := await replica.store.look()):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return view
 
 
 Maker = Callable[..., Awaitable[Replica]]

@@ -239,6 +239,16 @@ class World:
                 yield from self._session_steps(number, session)
             elif session.state == "live" and number in self.nodes[session.node].running:
                 yield f"orphan s{number} ends", lambda number=number: self._orphan_ends(number), ""
+        yield from self._replica_steps()
+        for n in range(len(self.nodes)):
+            yield f"n{n} reboots", lambda n=n: self._reboot(n), "reboot"
+        yield "data lost", self.commands.data.clear, "wipe"
+        if self._time_matters():
+            yield "a lease passes", self.pass_time, ""
+        if self.zombie:
+            yield "a delayed call arrives", self._zombie_arrives, ""
+
+    def _replica_steps(self) -> Iterator[tuple[str, Callable[[], object], str]]:
         for r, replica in enumerate(self.replicas):
             if not replica.alive:
                 continue
@@ -247,17 +257,10 @@ class World:
             yield f"r{r} freezes beyond its lease", lambda r=r: self.pass_time(r), "freeze"
             if all(each.alive for each in self.replicas):
                 yield f"r{r} crashes", lambda r=r: self._crash(r), "crash"
-        for n in range(len(self.nodes)):
-            yield f"n{n} reboots", lambda n=n: self._reboot(n), "reboot"
-        yield "data lost", self.commands.data.clear, "wipe"
-        if (
-            (f"{P}meta" in self.commands.data and "recover" in self.commands.data[f"{P}meta"])
-            or not self._all_attached()
-            or any(self._unburied(each) for each in self.replicas)
-        ):
-            yield "a lease passes", self.pass_time, ""
-        if self.zombie:
-            yield "a delayed call arrives", self._zombie_arrives, ""
+
+    def _time_matters(self) -> bool:
+        recovering = "recover" in self.commands.data.get(f"{P}meta", {})
+        return recovering or not self._all_attached() or any(self._unburied(each) for each in self.replicas)
 
     def _unburied(self, replica: Replica) -> bool:
         return not replica.alive and replica.me in self.commands.data.get(f"{P}replicas", {})

@@ -39,7 +39,7 @@ async def reserve_at_once(server, folder, processes, believed=CAPACITY):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(TESTS)])}
     command = [sys.executable, "-m", "engine.reserving", str(server.port), str(oracle), str(processes)]
     runs = [
-        subprocess.Popen(
+        subprocess.Popen(  # noqa: ASYNC220
             [*command, str(NODES), str(believed), str(number), str(COUNT), "8"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

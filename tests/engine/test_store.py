@@ -1,10 +1,8 @@
 """The contract of `Store`, over every engine."""
 
-import asyncio
-
 import pytest
 
-from engine.conftest import Replica, flush
+from engine.conftest import Replica, flush, until
 from rtcbridge.drivers.engine import parse_engine_url
 from rtcbridge.ports_engine import FencedError, Grant, News, Place, Wake
 
@@ -170,18 +168,15 @@ async def test_orphans_that_nobody_takes_over_lose_their_slot(make):
     await a.store.reserve("live")
     await a.store.begin("live")
     await a.engine.kill()
-    async with asyncio.timeout(10):
-        while not isinstance(await b.store.reserve("next"), Grant):
-            await asyncio.sleep(0.02)
+    assert isinstance(await b.store.reserve("next"), Place)
+    await until(b, lambda view: "next" in view.sessions)
 
 
 async def test_the_nodes_of_a_dead_replica_get_no_new_sessions(make):
     a, b = await make(), await make()
     await a.store.node_up("n1", 1, "socket-1")
     await a.engine.kill()
-    async with asyncio.timeout(10):
-        while (await b.store.look()).nodes["n1"].open:
-            await asyncio.sleep(0.02)
+    await until(b, lambda view: not view.nodes["n1"].open)
     assert await b.store.reserve("s1") == Place(1, 0)
     assert (await b.store.node_up("n1", 1, "socket-2")).epoch == 2
     await b.until(lambda: bool(b.wakes))
@@ -205,9 +200,8 @@ async def test_one_replica_leads_and_its_writes_are_fenced(make):
     assert await b.store.lead() == 0
     await a.store.publish(first, 3)
     await a.engine.kill()
-    async with asyncio.timeout(10):
-        while not (second := await b.store.lead()):
-            await asyncio.sleep(0.02)
+    await until(b, lambda view: not view.leader)
+    second = await b.store.lead()
     assert second > first
     with pytest.raises(FencedError):
         await b.store.publish(first, 9)

@@ -39,6 +39,8 @@ class RedisBus:
         self._timers: set[asyncio.TimerHandle] = set()
         self._acking = False
         self._retrying: set[str] = set()
+        self._probing: set[str] = set()
+        self._asked: dict[str, tuple[int, float]] = {}  # by sender: behind which batch all was asked for, and when
 
     # --- sending ---
 
@@ -70,6 +72,8 @@ class RedisBus:
         self._out.pop(to, None)
         self._dirty.pop(to, None)
         self._unanswered.pop(to, None)
+        self._asked.pop(to, None)
+        self._probing.discard(to)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, {}
@@ -98,6 +102,10 @@ class RedisBus:
                 self._again(to)
         elif done.result() is None:
             self._again(to)
+        elif to in self._probing:
+            self._probing.discard(to)
+            if (out := self._out.get(to)) is not None and self._pipe.up.is_set():
+                self._post(to, out)
 
     def _again(self, to: str) -> None:
         if to not in self._retrying and to in self._out:
@@ -113,9 +121,13 @@ class RedisBus:
         self._timers.add(timer)
 
     def _resend(self, to: str) -> None:
+        """Try with the first batch alone; the others follow when that has found an inbox."""
         self._retrying.discard(to)
         if (out := self._out.get(to)) is not None and self._pipe.up.is_set():
-            self._post(to, out)
+            for data in out.batches(self.address, self._incoming.seen(to)):
+                self._probing.add(to)
+                self._write(to, data)
+                break
 
     def connected(self) -> None:
         """Send again what is not acknowledged: a new connection may lead to an engine that has lost it."""
@@ -140,7 +152,7 @@ class RedisBus:
             if self._incoming.take(batch):
                 self._answer(batch.origin)
             else:
-                self._acknowledge(batch.origin, again=True)
+                self._ask(batch.origin)
 
     def _answer(self, origin: str) -> None:
         """Acknowledge soon, unless a batch that goes there anyway does it."""
@@ -148,6 +160,14 @@ class RedisBus:
         if not self._acking:
             self._acking = True
             self._later(_ACK_DELAY, self._answer_all)
+
+    def _ask(self, origin: str) -> None:
+        """Ask for what is missing: once, unless that comes to nothing."""
+        now, seen = asyncio.get_running_loop().time(), self._incoming.seen(origin)
+        last, when = self._asked.get(origin, (-1, 0.0))
+        if seen != last or now > when + _RETRY:
+            self._asked[origin] = (seen, now)
+            self._acknowledge(origin, again=True)
 
     def _answer_all(self) -> None:
         self._acking = False

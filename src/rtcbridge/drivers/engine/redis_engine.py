@@ -98,6 +98,8 @@ class RedisEngine:
                 for store in self._stores.values():
                     await store.script("leave", self.grace_ms)
                 await self.pipe.call("DEL", inbox(self.replica))
+        for store in self._stores.values():
+            store.close()
         self.bus.close()
         await self._reader.close()
         await self.pipe.close()
@@ -108,6 +110,8 @@ class RedisEngine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for store in self._stores.values():
+            store.close()
         self.bus.close()
         await self._reader.close()
         await self.pipe.close()

@@ -263,6 +263,7 @@ class RedisStore:
             if answer[0] == b"grant":
                 self._pass(Wake(News.GRANTED, session, answer[2].decode(), int(answer[3])), int(answer[1]) + 1)
         if missing:
+            self.close()
             self._late = asyncio.create_task(self._tell_late(missing, until))
 
     async def _tell_held(self, session: str) -> bool:
@@ -295,6 +296,11 @@ class RedisStore:
             if (held := self.mirror.held.get(session)) is not None:
                 held.serial = 0
                 self._pass(Wake(News.LOST, session, held.node), 1)
+
+    def close(self) -> None:
+        """Say no more."""
+        if self._late is not None:
+            self._late.cancel()
 
     def hear(self, data: bytes) -> None:
         """Take news from this replica's stream."""
