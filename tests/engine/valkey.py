@@ -27,6 +27,8 @@ class Server:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self.command: tuple[str, ...] = ()  # in place of all options
+        self._defaults = ("--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "")
         self.process: subprocess.Popen[bytes] | None = None
         self.url = f"redis://127.0.0.1:{self.port}"
 
@@ -34,8 +36,7 @@ class Server:
         """Start, and wait until it accepts connections."""
         name = program()
         assert name is not None
-        command = [name, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder)]
-        command += ["--save", "", "--daemonize", "no", *self.options]
+        command = [name, *(self.command or (*self._defaults, *self.options))]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
         until = time.monotonic() + 10
