@@ -1,6 +1,7 @@
 """A TCP proxy that stands still, cuts connections, or loses what comes back."""
 
 import asyncio
+import ssl
 
 
 class TcpProxy:
@@ -15,9 +16,9 @@ class TcpProxy:
         self.losing = False
         self.delaying = False
 
-    async def start(self) -> int:
-        """Listen; return the port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def start(self, tls: ssl.SSLContext | None = None) -> int:
+        """Listen, for TLS if a context is given; return the port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         return int(self._server.sockets[0].getsockname()[1])
 
     def pause(self) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import signal
+import ssl
 
 import pytest
 
@@ -241,3 +242,25 @@ async def test_users_of_an_access_list(own_server):
         await bad.start()
     assert "secret" not in str(caught.value)
     assert POOL not in str(caught.value)
+
+
+async def test_tls(own_server, tmp_path, monkeypatch):
+    """The server of these tests has no TLS: the proxy before it ends it."""
+    pytest.importorskip("redis")
+    from rtcbridge.cli.certificate import make_certificate
+    from rtcbridge.drivers.engine.redis_engine import RedisEngine
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate, key = make_certificate(tmp_path, ["localhost"])
+    context.load_cert_chain(certificate, key)
+    proxy = TcpProxy(own_server.port)
+    url = parse_engine_url(f"rediss://localhost:{await proxy.start(context)}")
+    stranger = Replica(RedisEngine(url, patience=1.0))
+    with pytest.raises(EngineError, match="certificate verify failed"):
+        await stranger.start()
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    replica = Replica(RedisEngine(url))
+    await replica.start()
+    assert await replica.store.reserve("s1") == Place(1, 0)
+    await replica.engine.close()
+    await proxy.close()

@@ -34,7 +34,6 @@ def test_two_sessions_one_slot_two_faults(faults):
         Size(2, 2, 1, wipe=1, lose=1),
         Size(3, 1, 2, freeze=1),
         Size(2, 1, 1, crash=1, freeze=1, lose=1),
-        Size(2, 1, 1, wipe=1, freeze=1, reboot=1),
     ],
     ids=str,
 )
