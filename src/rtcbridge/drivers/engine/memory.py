@@ -5,12 +5,11 @@ import itertools
 import time
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from math import inf
 
+from rtcbridge.drivers.engine.memory_pool import Pool, Waiter
 from rtcbridge.ports_engine import (
     FencedError,
-    Grant,
     News,
     NodeView,
     Packet,
@@ -23,146 +22,6 @@ from rtcbridge.ports_engine import (
 )
 
 
-@dataclass
-class _Node:
-    id: str
-    capacity: int
-    socket: str
-    epoch: int
-    open: bool
-    replica: str
-    sessions: set[str] = field(default_factory=set)
-
-
-@dataclass
-class _Claim:
-    node: _Node
-    owner: str
-    live: bool = False
-    orphaned: float = inf
-
-
-@dataclass
-class _Waiter:
-    owner: str
-    exclude: str
-    key: tuple[float, int, str]
-    away: bool = False
-
-
-class _Pool:
-    """The state of one pool, for all replicas of this process."""
-
-    def __init__(self, wake: Callable[[str, Wake], None], clock: Callable[[], float]) -> None:
-        self.nodes: dict[str, _Node] = {}
-        self.claims: dict[str, _Claim] = {}
-        self.waiters: dict[str, _Waiter] = {}
-        self.line: list[tuple[float, int, str]] = []
-        self.leader, self.until, self.token = "", 0.0, 0
-        self.supply = 0
-        self.clock = clock
-        self._epochs: dict[str, int] = {}
-        self._order = itertools.count(1)
-        self._wake = wake
-
-    def wake(self, owner: str, news: News, session: str, node: _Node) -> None:
-        if owner:
-            self._wake(owner, Wake(news, session, node.id, node.epoch))
-
-    def standing(self, session: str) -> Standing:
-        if (claim := self.claims.get(session)) is not None:
-            return Grant(claim.node.id, claim.node.epoch)
-        waiter = self.waiters[session]
-        return Place(0 if waiter.away else self.line.index(waiter.key) + 1, self.supply)
-
-    def key(self, session: str, rank: int, front: bool) -> tuple[float, int, str]:
-        order = next(self._order)
-        return (-inf, -order, session) if front else (rank, order, session)
-
-    def enter(self, session: str, waiter: _Waiter) -> None:
-        self.waiters[session] = waiter
-        insort(self.line, waiter.key)
-
-    def leave(self, session: str) -> bool:
-        """Take the slot or the place from a session."""
-        if (claim := self.claims.pop(session, None)) is not None:
-            claim.node.sessions.discard(session)
-        elif (waiter := self.waiters.pop(session, None)) is not None:
-            if not waiter.away:
-                self.line.remove(waiter.key)
-        else:
-            return False
-        return True
-
-    def give(self, session: str, node: _Node, owner: str, live: bool = False) -> _Claim:
-        node.sessions.add(session)
-        claim = self.claims[session] = _Claim(node, owner, live)
-        return claim
-
-    def orphan(self, claim: _Claim, grace: float) -> None:
-        claim.owner, claim.orphaned = "", self.clock() + grace
-        asyncio.get_running_loop().call_later(grace + 0.001, self.serve)
-
-    def free(self, exclude: str) -> _Node | None:
-        """The fullest node with a free slot; ties: the id."""
-        able = [
-            node
-            for node in self.nodes.values()
-            if node.open and len(node.sessions) < node.capacity and node.id != exclude
-        ]
-        return min(able, key=lambda node: (-len(node.sessions), node.id), default=None)
-
-    def serve(self, caller: str = "") -> None:
-        self.expire()
-        for key in list(self.line):
-            waiter = self.waiters[key[2]]
-            node = self.free(waiter.exclude)
-            if node is not None:
-                self.leave(key[2])
-                self.give(key[2], node, waiter.owner)
-                if key[2] != caller:
-                    self.wake(waiter.owner, News.GRANTED, key[2], node)
-            elif not waiter.exclude:
-                return
-
-    def expire(self) -> None:
-        now = self.clock()
-        for session in [session for session, claim in self.claims.items() if claim.orphaned <= now]:
-            self.leave(session)
-
-    def bury(self, replica: str, grace: float) -> None:
-        for session, claim in list(self.claims.items()):
-            if claim.owner == replica and claim.live:
-                self.orphan(claim, grace)
-                if claim.node.replica != replica:
-                    self.wake(claim.node.replica, News.ORPHAN, session, claim.node)
-            elif claim.owner == replica:
-                self.leave(session)
-        for session, waiter in list(self.waiters.items()):
-            if waiter.owner == replica:
-                self.leave(session)
-        for node in self.nodes.values():
-            if node.replica == replica:
-                node.open, node.replica = False, ""
-        if self.leader == replica:
-            self.leader = ""
-        self.serve()
-
-    def register(self, id: str, capacity: int, socket: str, epoch: int, replica: str) -> tuple[_Node, bool]:
-        """Take a node in; say whether its socket is new."""
-        node = self.nodes.get(id)
-        if node is not None and node.socket == socket:
-            node.open, node.replica, node.capacity = True, replica, capacity
-            return node, False
-        epoch = max(node.epoch if node else 0, epoch) + 1
-        sessions = node.sessions if node is not None else set()
-        if node is not None:
-            node.socket, node.epoch, node.open, node.replica, node.capacity = socket, epoch, True, replica, capacity
-            return node, True
-        node = self.nodes[id] = _Node(id, capacity, socket, epoch, True, replica, sessions)
-        return node, True
-
-
 class MemoryHub:
     """What the engines of one process share; a bridge has one of each.
 
@@ -173,15 +32,15 @@ class MemoryHub:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self.engines: dict[str, MemoryEngine] = {}
-        self._pools: dict[str, _Pool] = {}
+        self._pools: dict[str, Pool] = {}
 
-    def pool(self, name: str) -> _Pool:
+    def pool(self, name: str) -> Pool:
         """The state of a pool."""
         if name not in self._pools:
-            self._pools[name] = _Pool(lambda owner, wake: self._wake(name, owner, wake), self.clock)
+            self._pools[name] = Pool(lambda owner, wake: self._wake(name, owner, wake), self.clock)
         return self._pools[name]
 
-    def pools(self) -> Sequence[_Pool]:
+    def pools(self) -> Sequence[Pool]:
         """The state of every pool."""
         return list(self._pools.values())
 
@@ -193,7 +52,7 @@ class MemoryHub:
 class MemoryStore:
     """One replica's view of a pool in this process. No call ever waits."""
 
-    def __init__(self, engine: "MemoryEngine", pool: _Pool) -> None:
+    def __init__(self, engine: "MemoryEngine", pool: Pool) -> None:
         self._engine, self._pool, self._me = engine, pool, engine.replica
 
     async def reserve(
@@ -203,7 +62,7 @@ class MemoryStore:
         pool = self._pool
         new = session not in pool.claims and session not in pool.waiters
         if new:
-            pool.enter(session, _Waiter(self._me, exclude, pool.key(session, rank, front)))
+            pool.enter(session, Waiter(self._me, exclude, pool.key(session, rank, front)))
             pool.serve(session)
         standing = pool.standing(session)
         if new and isinstance(standing, Place) and not patient and standing.place > standing.supply:
@@ -243,7 +102,7 @@ class MemoryStore:
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None and not claim.live and pool.line:
             pool.leave(session)
-            pool.enter(session, _Waiter(claim.owner, "", pool.key(session, rank, False)))
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, rank, False)))
             pool.serve(session)
         return pool.standing(session)
 
@@ -252,7 +111,7 @@ class MemoryStore:
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None and not claim.live:
             pool.leave(session)
-            pool.enter(session, _Waiter(claim.owner, "", pool.key(session, 0, True)))
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, 0, True)))
         waiter = pool.waiters[session]
         if not waiter.away:
             waiter.away = True
