@@ -182,8 +182,10 @@ async def test_a_call_that_arrives_after_its_connection_was_given_up_does_nothin
     assert not (await a.store.look()).sessions
 
 
-@pytest.mark.parametrize("fault", ["kill", "flush", "cut", "pause"])
+@pytest.mark.parametrize("fault", ["kill", "flush", "cut", "pause", "delete"])
 async def test_every_message_arrives_once_and_in_order(replica, own_server, fault):
+    import redis
+
     a, b = await replica(proxy=True), await replica(proxy=True)
     count = 3000
     for number in range(count):
@@ -199,6 +201,9 @@ async def test_every_message_arrives_once_and_in_order(replica, own_server, faul
                     own_server.start()
                 case "flush":
                     flush(own_server)
+                case "delete":
+                    with redis.Redis(port=own_server.port) as client:
+                        client.delete(f"rtcbridge:{{{b.engine.replica}}}:inbox")
                 case "cut":
                     a.proxy.cut()
                     b.proxy.cut()
