@@ -82,6 +82,17 @@ async def test_a_killed_server_that_comes_back_empty(replica, own_server):
     await check_filled(a, b)
 
 
+async def test_connections_that_are_cut_while_all_is_said_again(replica, own_server):
+    a, b = await replica(proxy=True, lease=1.5), await replica(proxy=True, lease=1.5)
+    await fill(a, b)
+    flush(own_server)
+    for _ in range(12):
+        a.proxy.cut()
+        b.proxy.losing = True
+        await asyncio.sleep(0.03)  # now in the middle of one step, now of another: this is the fault itself
+    await check_filled(a, b)
+
+
 async def test_data_lost_without_a_word(replica, own_server):
     a, b = await replica(), await replica()
     await fill(a, b)

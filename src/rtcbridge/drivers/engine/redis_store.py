@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 SCRIPT = files("rtcbridge.drivers.engine").joinpath("pool.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 _REFUSED = (b"ENGINE", b"FENCED", b"STALE")
+_OF_A_SLOT = frozenset({"reserve", "begin", "hold", "yield", "suspend", "resume"})
 
 
 def prefix(pool: str) -> str:
@@ -60,6 +61,9 @@ class RedisStore:
         self._engine = engine
         self._tokens = itertools.count(1)
         self._late: asyncio.Task[None] | None = None
+        self._missing: set[str] = set()  # sessions whose slot the engine does not know yet: their calls wait
+        self._untold = False  # nor has it been told of any since it lost its data
+        self._told = asyncio.Event()
 
     # --- calls ---
 
@@ -75,6 +79,9 @@ class RedisStore:
             async with asyncio.timeout(engine.patience):
                 while True:
                     await engine.pipe.up.wait()
+                    while command in _OF_A_SLOT and arguments[0] in self._missing:
+                        self._told.clear()
+                        await self._told.wait()
                     try:
                         answer = await self.script(command, *arguments)
                     except NoScriptError:
@@ -243,7 +250,10 @@ class RedisStore:
             await self.script("release", session)
             self.mirror.releasing.discard(session)
         if before[0] and before != (self.epoch, self.me):
+            self._untold = True
+        if self._untold or self._missing:
             await self._tell(asyncio.get_running_loop().time() + left / 1000)
+            self._untold = False
 
     async def _tell(self, until: float) -> None:
         mirror = self.mirror
@@ -254,7 +264,7 @@ class RedisStore:
             )
             if answer[0] != b"OK":
                 mirror.nodes.pop(id, None)
-        missing = [session for session in list(mirror.held) if not await self._tell_held(session)]
+        self._missing = {session for session in list(mirror.held) if not await self._tell_held(session)}
         for session, waiting in sorted(mirror.waiting.items(), key=lambda each: float(each[1].score)):
             answer = await self.script("reserve", session, waiting.rank, 0, waiting.exclude, 1, waiting.score)
             if waiting.suspended:
@@ -262,9 +272,10 @@ class RedisStore:
             waiting.serial = 0
             if answer[0] == b"grant":
                 self._pass(Wake(News.GRANTED, session, answer[2].decode(), int(answer[3])), int(answer[1]) + 1)
-        if missing:
-            self.close()
-            self._late = asyncio.create_task(self._tell_late(missing, until))
+        self.close()
+        self._told.set()
+        if self._missing:
+            self._late = asyncio.create_task(self._tell_late(until))
 
     async def _tell_held(self, session: str) -> bool:
         """Say that a session has its slot; false if its node is not known yet."""
@@ -281,21 +292,24 @@ class RedisStore:
         held.epoch, held.serial = int(answer[1]), int(answer[2])
         return True
 
-    async def _tell_late(self, sessions: list[str], until: float) -> None:
+    async def _tell_late(self, until: float) -> None:
         """Go on saying it, since a node may be known to another replica that comes later."""
         loop = asyncio.get_running_loop()
-        while sessions and self._engine.pipe.up.is_set():
+        while self._missing and loop.time() < until:
             await asyncio.sleep(BACKOFF)
             try:
-                sessions = [session for session in sessions if not await self._tell_held(session)]
+                for session in list(self._missing):
+                    if await self._tell_held(session):
+                        self._missing.discard(session)
             except (PipeDownError, ResponseError):
                 return  # the next connection begins with all of it
-            if loop.time() > until:
-                break
-        for session in sessions:
+            self._told.set()
+        for session in self._missing:
             if (held := self.mirror.held.get(session)) is not None:
                 held.serial = 0
                 self._pass(Wake(News.LOST, session, held.node), 1)
+        self._missing.clear()
+        self._told.set()
 
     def close(self) -> None:
         """Say no more."""
