@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -452,5 +453,5 @@ class Policy(RuleBasedStateMachine):
                 assert (share.held, share.account.held, share.queued, share.barred) == (0, 0, [], [])
 
 
-TestPolicy = Policy.TestCase
+TestPolicy = pytest.mark.slow(Policy.TestCase)
 TestPolicy.settings = MACHINE

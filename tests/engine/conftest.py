@@ -88,7 +88,7 @@ def flush(server: Server) -> None:
         client.flushall()
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(params=["memory", pytest.param("redis", marks=pytest.mark.slow)])
 async def make(request: pytest.FixtureRequest) -> AsyncIterator[Maker]:
     """Makes replicas that share one engine, of memory or over a real server."""
     made: list[Replica] = []

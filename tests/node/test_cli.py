@@ -154,6 +154,7 @@ def blocks(frame):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "words"),
     [(signal.SIGTERM, []), (signal.SIGINT, ["--engine", "aiortc", "--log-level", "debug"])],
@@ -188,6 +189,7 @@ async def test_a_signal_ends_it_in_two_seconds_even_in_a_blocked_model(
     assert "secretsecret" not in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [False, True])
 async def test_sigterm_drains_a_node_that_is_told_so_and_a_second_one_ends_it(second: bool) -> None:
     client = WrtcClient()
@@ -234,6 +236,7 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 async def test_a_bridge_with_its_own_certificate(certificate: Path) -> None:
     """Trusted when it is named, or when all is trusted on this machine; refused otherwise, with a clear line."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -254,6 +257,7 @@ async def test_a_bridge_with_its_own_certificate(certificate: Path) -> None:
             assert status == 0
 
 
+@pytest.mark.slow
 async def test_a_refused_node_ends_with_one_line_and_status_1() -> None:
     hasten = "import asyncio; from rtcbridge.node.link import Link; Link._pause = lambda _self, _s: asyncio.sleep(0);"
     async with Bridge(accept=lambda _payload: False) as bridge:
@@ -266,6 +270,7 @@ async def test_a_refused_node_ends_with_one_line_and_status_1() -> None:
     assert "nk_TEST01_secret" not in err
 
 
+@pytest.mark.slow
 async def test_a_model_that_cannot_be_set_up_is_one_line_and_status_2(tmp_path: Path) -> None:
     app = tmp_path / "app.py"
     app.write_text("import rtcbridge\n@rtcbridge.model\ndef f(frame): raise RuntimeError('no card')\n")
