@@ -10,12 +10,13 @@ TLS ?= 0
 
 BIN := .venv/bin
 FAST := -n 2 --dist loadfile -m "not browser and not slow"
+SLOW := -n 2 --dist loadfile -m "slow and not browser"
 CHECKED := src tests benchmarks tools examples console
 
 # Of `make prove`: examples of the life machine, and steps in each.
 PROVE ?= 3000,60
 
-.PHONY: help demo test test-fast prove check format page docs bench bench-relay bench-media clean
+.PHONY: help demo test test-fast prove check format page docs simulate bench bench-relay bench-media clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +30,11 @@ demo: ## set up and run everything on this machine: bridge, nodes, page
 test: ## set up what the tests need, check the code, and run all tests
 	@tools/setup.sh dev
 	@tools/chromium.sh
+	@tools/postgres.sh
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
-	@$(BIN)/python -m pytest -m "browser or slow" $(ARGS)
+	@$(BIN)/python -m pytest $(SLOW) $(ARGS)
+	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-fast: ## the tests that need neither a browser nor servers
 	@tools/setup.sh dev
@@ -61,6 +64,10 @@ page: ## build the page and the TypeScript client (npm)
 docs: ## write the generated pages of docs/
 	@tools/setup.sh dev
 	@$(BIN)/python tools/diagrams.py
+
+simulate: ## simulate the reference scenario and write its table into docs/ (minutes)
+	@tools/setup.sh dev
+	@$(BIN)/python tools/simulation.py $(ARGS)
 
 bench: bench-relay bench-media ## measure against other servers and write docs/benchmarks.md
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from rtcbridge.core.events import Closed, Source, Timeout
+from rtcbridge.core.events import Cancelled, Closed, Source, Timeout
 from rtcbridge.core.machine import REPORTS, Machine
 from rtcbridge.core.node import DEADLINES as NODE_DEADLINES
 from rtcbridge.core.node import NODE_TRANSITIONS, NodeEvent, NodeState, duration
@@ -56,8 +56,8 @@ DEADLINE = """\
 ## Deadlines
 
 Every state that is not meant to last ends by itself; beside these, a session ends `max_session` after its
-offer (by default never), and a READY or DRAINING node is lost when its heartbeats are missing. The times are
-the defaults.
+offer (by default never), and a READY or DRAINING node is lost when its heartbeats are missing. The time of
+SUSPENDED counts from the end of the client's socket. The times are the defaults.
 
 """
 
@@ -88,14 +88,14 @@ def session_diagram() -> str:
     """The session's table as a Mermaid state diagram."""
     arrows: dict[tuple[str, str], list[str]] = {}
     for (state, source, event), after in TRANSITIONS.items():
-        if after is not state:
+        if after is not state and event is not Cancelled:  # it would lead from every state to the last
             arrows.setdefault((state.name, after.name), []).append(f"{source.value} {_words(event.__name__)}")
     return _mermaid(State.NEW.name, State.ENDED.name, _merge_ends(arrows))
 
 
 def _merge_ends(arrows: Mapping[tuple[str, str], list[str]]) -> dict[tuple[str, str], list[str]]:
     """Leave out the client's farewell, which ends a session in every state that has a client."""
-    farewell = {f"{Source.CLIENT.value} {word}" for word in ("closed", "dropped")}
+    farewell = {f"{Source.CLIENT.value} {word}" for word in ("closed", "dropped", "away")}
     kept = {}
     for (state, after), labels in arrows.items():
         labels = [label for label in labels if after != State.ENDED.name or label not in farewell]
@@ -110,7 +110,9 @@ def session_states() -> str:
     others = ", ".join(state.name for state in State if state not in farewell)
     lines = [
         f"Not drawn: the end of the client's socket leads to ENDED, in all states but {others}; a socket that drops",
-        "without a Close frame does not end a session that is LIVE.",
+        "without a Close frame does not end a session that is LIVE. An operator may end a session in every state.",
+        "`away` is the same of a client that may come back: it keeps its place in line (AWAY), for `claim_timeout` a",
+        "slot too, then none until it is back (SUSPENDED), and ends `resume_grace` after its socket has ended.",
         "",
         "| state | takes without leaving it |",
         "|---|---|",

@@ -75,7 +75,7 @@ export const ERROR_TEXTS: Readonly<Record<ErrorCode, Trouble>> = {
     help: "Press Start for a new one.",
     ...RETRY,
   },
-  session_ended: { title: "The node ended the session.", help: "Press Start for a new one.", ...RETRY },
+  session_ended: { title: "The session was ended.", help: "Press Start for a new one.", ...RETRY },
   ice_failed: {
     title: "No direct connection to the node.",
     help: "A firewall or VPN between you and the node is the usual reason. A TURN server in the configuration helps.",

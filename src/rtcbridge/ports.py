@@ -5,7 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from rtcbridge.core.machine import Machine
+from rtcbridge.core.machine import Machine, liveliest
 
 __all__ = [
     "Authenticator",
@@ -20,6 +20,7 @@ __all__ = [
     "Provider",
     "ProviderError",
     "SessionRow",
+    "liveliest",
 ]
 
 
@@ -50,6 +51,7 @@ class KeyRow(Struct, frozen=True, kw_only=True):
     project: str = ""
     pool: str = ""
     is_node: bool = False
+    is_admin: bool = False
     created: float
     revoked: float | None = None
 
@@ -59,6 +61,10 @@ class Authenticator(Protocol):
 
     def identify(self, credential: str) -> Identity | None:
         """Return whose valid key this is, or None; another process's change counts at once (within 50 ms)."""
+        ...
+
+    def identify_admin(self, credential: str) -> str | None:
+        """Return the id of the admin key that this is, or None. No admin key is anybody to `identify`."""
         ...
 
     def is_valid(self, key: str) -> bool:
@@ -83,6 +89,10 @@ class Keys(Protocol):
 
     def create_node_key(self, pool: str) -> str:
         """Make a key for static nodes of a pool and return it; it cannot be read again."""
+        ...
+
+    def create_admin_key(self) -> str:
+        """Make a key for the admin API and return it; it cannot be read again."""
         ...
 
     def keys(self) -> Sequence[KeyRow]:
@@ -125,8 +135,17 @@ class SessionRow(Struct, frozen=True, kw_only=True):
     reason: str = ""
 
 
+class OverrideRow(Struct, frozen=True, kw_only=True):
+    """What was changed at run time of a pool's settings. `changed` is in Unix seconds, `key` who changed it last."""
+
+    pool: str
+    settings: str  # JSON: the values by their names
+    changed: float
+    key: str
+
+
 class Ledger(Protocol):
-    """The durable store: nodes with their intents, and the append-only record of sessions."""
+    """The durable store: nodes with their intents, run-time settings, and the append-only record of sessions."""
 
     async def save_node(self, row: NodeRow) -> None:
         """Write one node; durable when it returns. Raises LedgerError."""
@@ -138,6 +157,18 @@ class Ledger(Protocol):
 
     def nodes(self) -> Sequence[NodeRow]:
         """Return every stored node."""
+        ...
+
+    async def save_override(self, row: OverrideRow) -> None:
+        """Write what is changed of one pool's settings; durable when it returns. Raises LedgerError."""
+        ...
+
+    async def delete_override(self, pool: str) -> None:
+        """Forget what was changed of one pool's settings; durable when it returns. Raises LedgerError."""
+        ...
+
+    def overrides(self) -> Sequence[OverrideRow]:
+        """Return what was changed of the settings of every pool."""
         ...
 
     def session_started(self, row: SessionRow) -> None:

@@ -5,8 +5,8 @@ import pytest
 
 from rtcbridge.cli import main
 from rtcbridge.cli.table import span
-from rtcbridge.drivers.ledger import Database, SqliteLedger
-from rtcbridge.ports import NodeRow, SessionRow
+from rtcbridge.drivers.ledger import SessionLedger, open_store
+from rtcbridge.ports import NodeRow, OverrideRow, SessionRow
 
 CONFIG = """
 [[pools]]
@@ -24,8 +24,8 @@ async def store(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bridge.toml").write_text(CONFIG)
     now = time.time()
-    with Database(tmp_path / "rtcbridge.db") as database:
-        ledger = SqliteLedger(database)
+    with open_store(f"sqlite:///{tmp_path}/rtcbridge.db") as database:
+        ledger = SessionLedger(database)
         await ledger.save_node(
             NodeRow(id="n-1", pool="default", managed=True, state="READY", capacity=2, since=now - 130.5)
         )
@@ -53,7 +53,8 @@ async def store(tmp_path, monkeypatch):
 def table(capsys, *arguments):
     assert main([*arguments, "--config", "bridge.toml"]) == 0
     out, err = capsys.readouterr()
-    assert err == ""
+    said = f"rtcbridge {arguments[0]}: no bridge runs on this store; the list is what it says\n"
+    assert err == ("" if "--all" in arguments else said)
     return [line.split() for line in out.splitlines()]
 
 
@@ -110,6 +111,15 @@ def test_pools(capsys):
         "sessions": 2,
     }
     assert second["max_nodes"] is None
+
+
+async def test_pools_as_they_were_changed_at_run_time(tmp_path, capsys):
+    with open_store(f"sqlite:///{tmp_path}/rtcbridge.db") as database:
+        ledger = SessionLedger(database)
+        for pool, settings in (("default", '{"max_nodes":9}'), ("gpu", '{"max_nodes":9}'), ("old", "{}")):
+            await ledger.save_override(OverrideRow(pool=pool, settings=settings, changed=1.0, key="1"))
+        await ledger.close()
+    assert [(row["max_nodes"], row["min_ready"]) for row in parsed(capsys, "pools")] == [(9, 1), (None, 0)]
 
 
 def test_a_pool_that_only_the_store_knows_can_be_asked_for(capsys):

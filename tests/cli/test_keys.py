@@ -4,7 +4,7 @@ import re
 import pytest
 
 from rtcbridge.cli import main
-from rtcbridge.drivers.ledger import Database, SqliteKeys
+from rtcbridge.drivers.ledger import KeyStore, open_store
 from rtcbridge.ports import Identity
 
 
@@ -24,11 +24,25 @@ def made(capsys, *arguments):
 def test_a_clients_key_and_a_nodes(folder, capsys):
     client = made(capsys, "--project", "TEST01")
     node = made(capsys, "--node", "--pool", "default")
-    with Database(folder / "rtcbridge.db") as database:
-        keys = SqliteKeys(database)
+    with open_store(f"sqlite:///{folder}/rtcbridge.db") as database:
+        keys = KeyStore(database)
         assert keys.identify(client) == Identity("1", project="TEST01")
         assert keys.identify(node) == Identity("2", pool="default", is_node=True)
         keys.close()
+
+
+def test_an_admins_key(folder, capsys):
+    assert main(["keys", "create", "--admin"]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(r"ak_[A-Za-z0-9]{24}\n", out)
+    assert err == f"Stored in {folder}/rtcbridge.db; the key is not shown again.\n"
+    with open_store(f"sqlite:///{folder}/rtcbridge.db") as database:
+        keys = KeyStore(database)
+        assert keys.identify_admin(out.strip()) == "1"
+        keys.close()
+    assert main(["keys", "list"]) == 0
+    assert re.match(r"1\s+admin\s+\d", capsys.readouterr().out.splitlines()[1])
+    assert main(["keys", "revoke", "1"]) == 0
 
 
 def test_keys_go_into_the_store_of_the_configuration(folder, capsys, monkeypatch):
@@ -66,7 +80,14 @@ def test_the_list_as_json(capsys):
     assert main(["keys", "list", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert isinstance(row.pop("created"), float)
-    assert row == {"id": "1", "project": "TEST01", "pool": "", "is_node": False, "revoked": None}
+    assert row == {
+        "id": "1",
+        "project": "TEST01",
+        "pool": "",
+        "is_node": False,
+        "is_admin": False,
+        "revoked": None,
+    }
 
 
 def test_an_empty_list_says_so_beside_the_output(capsys):

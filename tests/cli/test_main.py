@@ -27,11 +27,22 @@ from rtcbridge.ports import LedgerError
             ["keys", "create", "--project", "x"],
             "rtcbridge keys create: --project expects six characters A-Z 0-9, got 'x'",
         ),
-        (["keys", "create"], "rtcbridge keys create: expected either --project PROJECT or --node --pool NAME"),
+        (
+            ["keys", "create"],
+            "rtcbridge keys create: expected one of --project PROJECT, --node --pool NAME, and --admin",
+        ),
+        (
+            ["keys", "create", "--project", "TEST01", "--admin"],
+            "rtcbridge keys create: expected one of --project PROJECT, --node --pool NAME, and --admin",
+        ),
+        (
+            ["keys", "create", "--admin", "--pool", "default"],
+            "rtcbridge keys create: --node and --pool NAME belong together",
+        ),
         (["keys", "create", "--node"], "rtcbridge keys create: --node and --pool NAME belong together"),
         (
             ["keys", "create", "--project", "TEST01", "--node", "--pool", "default"],
-            "rtcbridge keys create: expected either --project PROJECT or --node --pool NAME",
+            "rtcbridge keys create: expected one of --project PROJECT, --node --pool NAME, and --admin",
         ),
         (
             ["keys", "create", "--project", "TEST01", "--pool", "default"],
@@ -159,3 +170,15 @@ def test_keys_load_nothing_of_a_server_or_a_node(tmp_path):
     )
     done = run(code=code, cwd=tmp_path)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_logged_exception_shows_no_local_variables(tmp_path):
+    code = (
+        "import structlog; from rtcbridge.cli.logs import configure_logs; configure_logs('info', 'console')\n"
+        "def fail(credential):\n    raise ValueError('wrong')\n"
+        "try:\n    fail('sk_' + 'TEST01_secret')\n"
+        "except ValueError:\n    structlog.get_logger().exception('it failed')\n"
+    )
+    done = run(code=code, cwd=tmp_path)
+    assert "ValueError: wrong" in done.stderr
+    assert "sk_TEST01" not in done.stderr

@@ -9,9 +9,12 @@ import pytest
 from rtcbridge import config
 from rtcbridge.config import Config, ConfigError, IceServer, Pool
 from rtcbridge.core.node import DEADLINES, duration
-from rtcbridge.core.spec import PoolSpec
+from rtcbridge.core.spec import PoolSpec, ProjectSpec, Window
 
 SAMPLE = Path(__file__).parents[2] / "config.sample.toml"
+
+
+SCHEDULE = "[[pools]]\n[[pools.schedules]]\n{}"
 
 
 @pytest.fixture
@@ -82,7 +85,7 @@ def test_the_sample_is_exactly_the_defaults(tmp_path, monkeypatch):
 
 
 def test_the_variables_are_all_keys_outside_the_pools():
-    known = {key for key in keys_of(Config) if not key.startswith("pools.")}
+    known = {key for key in keys_of(Config) if not key.startswith("pools.") and key != "projects"}
     assert {f"{section}.{key}" for section, key in config.variables().values()} == known
 
 
@@ -176,6 +179,32 @@ def test_where_nodes_dial_in(server, port, url):
     assert Config(server=config.Server(**server)).node_url(port) == url
 
 
+def test_projects_and_schedules_become_what_the_core_wants(write):
+    file = write(
+        '[[projects]]\nid = "TEST01"\npool = "gpu"\npriority = 5\nmax_sessions = 2\n[[projects]]\nid = "TEST02"\n'
+        '[[pools]]\nname = "shared"\nfallback = "gpu"\n[[pools]]\nname = "gpu"\nfair = true\nmax_per_project = 3\n'
+        '[[pools.schedules]]\ncron = "0 8 * * *"\nuntil = "20:00"\ntimezone = "Europe/Berlin"\nmin_ready = 2\n'
+    )
+    found = config.load(file, {})
+    assert found.project_specs() == (
+        ProjectSpec(id="TEST01", priority=5, max_sessions=2),
+        ProjectSpec(id="TEST02"),
+    )
+    assert [found.pool_for("TEST01"), found.pool_for("TEST02")] == ["gpu", "shared"]
+    shared, gpu = found.pool_specs()
+    assert (shared.fallback, gpu.fair, gpu.max_per_project, gpu.overtake_timeout) == ("gpu", True, 3, 600.0)
+    schedule = found.pools[1].schedules[0].compiled()
+    assert schedule.window == Window(min_ready=2)
+    assert schedule.look(1_764_000_000.0)[0]  # 2025-11-24, 17:00 in Berlin
+
+
+@pytest.mark.parametrize("table", [config.Schedule, config.ProjectSettings])
+def test_the_sample_names_the_keys_of_tables_that_it_has_not(table):
+    text = SAMPLE.read_text()
+    for field in msgspec.structs.fields(table):
+        assert re.search(rf"^#   {field.name} = \S+", text, re.MULTILINE), field.name
+
+
 # --- mistakes: one line that names the source, the key and what was expected ---
 
 
@@ -202,7 +231,11 @@ def test_where_nodes_dial_in(server, port, url):
         ("[sessions]\nauth_timeout = 0", "expected a number above 0, at most 31536000, got 0"),
         ("[sessions]\nmax_session = nan", "sessions.max_session: expected a number from 0 to 31536000, got NaN"),
         ("[sessions]\nmax_session = inf", "expected a number from 0 to 31536000, got Infinity"),
-        ('[store]\nurl = "mysql://x"', 'store.url: expected sqlite:///FILE, got "mysql://x"'),
+        (
+            '[store]\nurl = "mysql://x"',
+            "store.url: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
+            ' (with %40 for @, %2F for /, %25 for % and so on in the password), got "mysql://x"',
+        ),
         ('[engine]\nurl = "redis://x"', "engine.url: expected memory:// (the only engine of this version)"),
         ('[log]\nlevel = "loud"', 'log.level: expected one of debug, error, info, warning, got "loud"'),
         ("[ice]\nservers = [3]", "ice.servers[0]: expected a table, got 3"),
@@ -217,7 +250,23 @@ def test_where_nodes_dial_in(server, port, url):
         ('[[pools]]\nprojects = ["test"]', "projects: expected a list, each of it six characters A-Z 0-9"),
         ("[[pools]]\nname = 3", "[[pools]] 3: name: expected a name"),
         ("[[pools]]\n[[pools]]", '[[pools]] "default": name: expected a name of its own, another pool has this'),
-        ('[[pools]]\nprovider = "x"', 'provider: expected one of command, docker, ec2, local, ssh, static, got "x"'),
+        (
+            '[[pools]]\nprovider = "x"',
+            'provider: expected one of command, docker, ec2, kubernetes, local, ssh, static, got "x"',
+        ),
+        ("[[pools]]\nprovider = 3", '[[pools]] "default": provider: expected the name of a provider, got 3'),
+        ('[[pools]]\nprovider = "kubernetes"', "kubernetes.image: expected the name of an image, or a pod_template"),
+        (
+            '[[pools]]\nprovider = "kubernetes"\n[pools.kubernetes]\nimage = "i"\npod_template = "none"',
+            "kubernetes.pod_template: expected a file, and ",
+        ),
+        ('[[pools]]\n[pools.kubernetes]\nrequests = ["cpu"]', "kubernetes.requests: expected a list, each of it NAME="),
+        (
+            '[[pools]]\n[pools.kubernetes]\ntolerations = ["a:Never"]',
+            "kubernetes.tolerations: expected a list, each of",
+        ),
+        ('[[pools]]\n[pools.kubernetes]\nvolume_size = "10GB"', "kubernetes.volume_size: expected a quantity of Kube"),
+        ('[[pools]]\n[pools.kubernetes]\nnamespace = "A"', "kubernetes.namespace: expected a name of Kubernetes"),
         ("[[pools]]\nmin_ready = 5", "min_ready: expected at most max_nodes times slots = 4, got 5"),
         ('[[pools]]\nprovider = "command"', '[[pools]] "default": command.create: expected a shell command'),
         (
@@ -242,6 +291,60 @@ def test_where_nodes_dial_in(server, port, url):
             '[[pools]]\nprovider = "ssh"\n[pools.ssh]\nhosts = ["u@a:2"]\ncommand = "x"\nkey = "none"',
             "ssh.key: expected a file, and ",
         ),
+        ("[[pools]]\nmax_per_project = -1", "max_per_project: expected a whole number from 0 to 10000000, got -1"),
+        ("[[pools]]\nfair = 1", '"default": fair: expected true or false, got 1'),
+        ('[[pools]]\nfallback = "b"', "fallback: expected the name of another pool, and there is no b"),
+        ('[[pools]]\nfallback = "default"', "fallback: expected no way back to a pool, got default → default"),
+        (
+            '[[pools]]\nname = "a"\nfallback = "b"\n[[pools]]\nname = "b"\nfallback = "a"',
+            '[[pools]] "a": fallback: expected no way back to a pool, got a → b → a',
+        ),
+        (
+            SCHEDULE.format('cron = "0 8 * *"\nduration = 60\nmin_ready = 1'),
+            '"default": schedules[0].cron: expected five fields such as "0 8 * * mon-fri", got "0 8 * *"',
+        ),
+        (
+            SCHEDULE.format('cron = "0 25 * * *"\nduration = 60\nmin_ready = 1'),
+            'schedules[0].cron: expected five fields such as "0 8 * * mon-fri", got "0 25 * * *": bad hour',
+        ),
+        (SCHEDULE.format('cron = "0 0 31 2 *"\nduration = 60\nmin_ready = 1'), "schedules[0].cron: expected five"),
+        (SCHEDULE.format("cron = 8"), 'schedules[0].cron: expected five fields such as "0 8 * * mon-fri", got 8'),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 60\nmin_ready = 1\ntimezone = "Mars/Olympus"'),
+            'schedules[0].timezone: expected an IANA name such as Europe/Berlin, got "Mars/Olympus"',
+        ),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 60\nmin_ready = 1\ntimezone = "../etc/passwd"'),
+            "schedules[0].timezone: expected an IANA name",
+        ),
+        (SCHEDULE.format('cron = "* * * * *"\nmin_ready = 1'), "schedules[0].duration: expected either a duration"),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 1\nuntil = "18:00"\nmin_ready = 1'),
+            "schedules[0].duration: expected either a duration in seconds, or until",
+        ),
+        (SCHEDULE.format('cron = "* * * * *"\nuntil = "24:00"'), "schedules[0].until: expected a time of day such as"),
+        (SCHEDULE.format('cron = "* * * * *"\nduration = 1'), "schedules[0].min_ready: expected min_ready, max_nodes"),
+        (SCHEDULE.format("min_ready = true"), "schedules[0].min_ready: expected a whole number from 0 to 100000, got"),
+        (
+            SCHEDULE.format('cron = "* * * * *"\nduration = 1\nmin_ready = 9'),
+            "schedules[0].min_ready: expected at most max_nodes times slots = 4, got 9",
+        ),
+        (SCHEDULE.format("min_raedy = 9"), "schedules[0].min_raedy: no such key; did you mean min_ready?"),
+        ("[[projects]]", "projects[0].id: expected six characters A-Z 0-9"),
+        ('[[projects]]\nid = "x"', "projects[0].id: expected six characters A-Z 0-9"),
+        ('[[projects]]\nid = "TEST01"\npriority = 101', "projects[0].priority: expected a whole number from -100 to"),
+        ('[[projects]]\nid = "TEST01"\n[[projects]]\nid = "TEST01"', "projects[1].id: expected an id of its own"),
+        ('[[projects]]\nid = "TEST01"\npool = "b"', "projects[0].pool: expected the name of a pool, and there is no b"),
+        (
+            '[[projects]]\nid = "TEST01"\npool = "a"\n[[pools]]\nname = "a"\n'
+            '[[pools]]\nname = "b"\nprojects = ["TEST01"]',
+            "projects[0].pool: expected b, which names this project, or nothing, got a",
+        ),
+        (
+            '[[projects]]\nid = "TEST01"\npool = "a"\n[[pools]]\nname = "a"\nprojects = ["ACME01"]',
+            "projects[0].pool: expected a pool whose projects name TEST01, or are empty, got a",
+        ),
+        ("projects = 3", "projects: expected a list of tables, got 3"),
         ("[[pools]]\n[pools.local]\nmodle = 1", '[[pools]] "default": local.modle: no such key; did you mean model?'),
     ],
 )
@@ -258,6 +361,7 @@ def test_mistakes_in_a_file(write, text, expected):
         ("RTCBRIDGE_SERVER__PORT", "x", 'expected a whole number from 0 to 65535, got "x"'),
         ("RTCBRIDGE_SERVER__PROT", "1", "no such key; did you mean RTCBRIDGE_SERVER__PORT?"),
         ("RTCBRIDGE_POOLS__SLOTS", "1", "pools can be set only in the configuration file, under [[pools]]"),
+        ("RTCBRIDGE_PROJECTS__ID", "1", "projects can be set only in the configuration file, under [[projects]]"),
         ("RTCBRIDGE_ICE__SERVERS", "[{", "expected a list in JSON: "),
         ("RTCBRIDGE_SERVER__TRUSTED_PROXIES", "x", "expected IP addresses"),
         ("RTCBRIDGE_SERVER__TLS_CERT", "/no/such", "expected a file, and /no/such is none"),
@@ -298,3 +402,50 @@ def test_the_process_environment_is_the_default(monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("RTCBRIDGE_SERVER__PORT", "4242")
     assert config.load().server.port == 4242
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:pass@host/db",
+        "postgres://user:p%40s%2Fs:w@db.example.org:6432/rtc_bridge?sslmode=verify-full&sslrootcert=/etc/ca.pem",
+        "postgresql://user@a:5432,b:5433/db?target_session_attrs=read-write",
+        "postgresql://[::1]:5432/db",
+        "postgresql:///db?host=/run/postgresql&user=rtcbridge",
+        "postgresql://%2Frun%2Fpostgresql/db",
+    ],
+)
+def test_stores_in_postgresql(write, url):
+    file = write(f'[store]\nurl = "{url}"\n')
+    found = config.load(file, {})
+    assert (found.store.url, found.store.path) == (url, None)
+    assert config.load(None, {"RTCBRIDGE_STORE__URL": url}).store.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://user:se@cret@host/db",
+        "postgresql://user:se/cret@host/db",
+        "postgresql://user:se#cret@host/db",
+        "postgresql://user:se?cret@host/db",
+        "postgresql://user:se cret@host/db",
+        "postgresql://user:cret%zz@host/db",
+        "postgresql://user:cret%00@host/db",
+        "postgresql://user:cret@host",
+        "postgresql://user:cret@host/",
+        "postgresql://user:cret@host:port/db",
+        "postgres//user:cret@host/db",
+        "postgresql:user:cret@host/db",
+        "user:cret@host/db",
+        "mysql://user:cret@host/db",
+        "postgresql://host/d b?password=cret",
+        "postgresql://user:cret",
+    ],
+)
+def test_a_store_that_is_not_understood_is_told_without_its_password(url):
+    with pytest.raises(ConfigError) as raised:
+        config.load(None, {"RTCBRIDGE_STORE__URL": url})
+    text = str(raised.value)
+    assert text.startswith("RTCBRIDGE_STORE__URL: expected sqlite:///FILE or postgresql://")
+    assert "cret" not in text

@@ -6,7 +6,10 @@ from typing import Any, TypeAlias
 from rtcbridge.core.errors import Error
 from rtcbridge.core.events import (
     Acquire,
+    Away,
+    Back,
     Begin,
+    Cancelled,
     Closed,
     Declined,
     Dropped,
@@ -22,10 +25,12 @@ from rtcbridge.core.events import (
     MediaUp,
     Pending,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )
@@ -45,6 +50,8 @@ EVENTS: tuple[Event, ...] = (
     CANDIDATE,
     Closed(),
     Dropped(),
+    Away(),
+    Back(),
     ANSWER,
     NODE_CANDIDATE,
     MediaUp(),
@@ -57,6 +64,7 @@ EVENTS: tuple[Event, ...] = (
     Lost(),
     Timeout(),
     Expired(),
+    Cancelled("by hand"),
 )
 
 Route: TypeAlias = list[tuple[Source, Event]]
@@ -80,6 +88,8 @@ ROUTES: dict[State, Route] = {
     State.ANSWERED: _ANSWERED,
     State.LIVE: _LIVE,
     State.DETACHED: [*_LIVE, (C, Dropped())],
+    State.AWAY: [*_ASKED, (C, Away())],
+    State.SUSPENDED: [*_ASKED, (C, Away()), (K, Timeout())],
     State.ENDED: [(C, Closed())],
 }
 
@@ -112,12 +122,10 @@ def _written(effect: Effect) -> str:
             message = json.loads(data)
             assert message["session"] == "s"
             return f"{node}:" + _kind(message)
-        case Acquire(patient=patient):
-            return "acquire" + (" patiently" if patient else "")
-        case Stay():
-            return "stay"
-        case Yield():
-            return "yield"
+        case Acquire(patient=patient, front=front):
+            return "acquire" + (" patiently" if patient else "") + (" at the front" if front else "")
+        case Stay() | Yield() | Suspend() | Resume():
+            return type(effect).__name__.lower()
         case Reassign(exclude=node):
             return f"reassign but {node}"
         case Begin(node=node):

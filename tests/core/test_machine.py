@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from core.tiny import Limits, Peer, TinyBridge
+from rtcbridge.core.line import Line, Waiter
 from rtcbridge.core.node import COMING, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import Session, State
@@ -45,6 +46,9 @@ _pools = st.builds(
     slots=st.integers(1, 2),
     min_ready=st.integers(0, 1),
     beta=st.sampled_from([0.0, 1.0]),
+    hold_beta=st.sampled_from([0.0, 1.0]),
+    demand_window=st.sampled_from([0.0, 10.0]),
+    start_attempts=st.integers(1, 3),
     stopped_reserve=st.integers(0, 1),
     max_nodes=st.integers(0, 3),
     idle_timeout=st.just(5.0),
@@ -449,6 +453,12 @@ TestBridge = Bridge.TestCase
 TestBridge.settings = MACHINE
 
 
+def _pop_last(line: Line) -> tuple[str, Waiter]:
+    session = line.queue.pop()[2]
+    line._untold.pop(session, None)
+    return session, line.waiters.pop(session)
+
+
 @pytest.mark.parametrize("slots", [1, 2])
 def test_the_machine_notices_a_broken_pool(slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rules above can fail: a pool that serves the last first is caught."""
@@ -456,7 +466,7 @@ def test_the_machine_notices_a_broken_pool(slots: int, monkeypatch: pytest.Monke
     machine = Bridge()
     machine.begin(spec=spec, eager=True)
     machine.own_node_registers(which="own1", keep=0)
-    monkeypatch.setattr("rtcbridge.core.line.Line.pop_first", lambda line: line._beyond.popitem(last=True))
+    monkeypatch.setattr("rtcbridge.core.line.Line.pop_first", _pop_last)
     machine.bridge.eager = False
     for index in range(slots + 1):
         machine.client_comes()

@@ -48,7 +48,7 @@ stopping: accepted stopped, refused stopping, halted stopped, vanished gone, des
 stopped: start starting, runs booting, registered ready, vanished gone, destroy terminating, timeout terminating
 starting: accepted booting, refused failed, registered ready, vanished failed, stop stopping, destroy terminating,
     timeout failed
-failed: registered ready, destroy terminating, timeout terminating
+failed: registered ready, destroy terminating, rested stopping, timeout terminating
 terminating: accepted gone, refused terminating, vanished gone, timeout terminating
 gone:
 """

@@ -418,7 +418,7 @@ def test_one_that_comes_later_is_told_full() -> None:
 
 
 def test_a_failed_node_is_destroyed_and_replaced() -> None:
-    it = pool(started("a"), max_nodes=1, failed_timeout=60)
+    it = pool(started("a"), max_nodes=1, failed_timeout=60, start_attempts=1)
     join(it, "s")
     told(it)
     fail(it, "a")
@@ -489,6 +489,19 @@ def test_plan(
 
 def written(step: Create | Step) -> str:
     return "create" if isinstance(step, Create) else f"{step.event.value} {step.node}"
+
+
+def test_stopped_nodes_beyond_a_maximum_that_was_made_smaller_are_destroyed() -> None:
+    """The longest stopped first, and those that go anyway count; what runs is left alone."""
+    stopped = [node(name, S.STOPPED, since=since) for name, since in (("a", 3.0), ("b", 1.0), ("c", 2.0))]
+    where = pool(*stopped, node("r", used=1), node("f", S.FAILED), max_nodes=2)
+    join(where, "s1", "s2")
+    assert where.plan(5.0) == [Step("b", E.DESTROY), Step("c", E.DESTROY)]
+    for id in ("b", "c"):
+        where.observe(id, E.DESTROY, 5.0)
+    assert where.plan(5.0) == [Step("a", E.START)]
+    running = pool(*(node(f"r{number}", used=1) for number in range(3)), max_nodes=1)
+    assert running.plan(5.0) == []
 
 
 def test_the_last_to_be_stopped_is_started_first() -> None:

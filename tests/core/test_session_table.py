@@ -16,65 +16,80 @@ NEW client Offer -> CLAIMING: acquire
 NEW client Candidate -> NEW:
 NEW client Closed -> ENDED: end (client left)
 NEW client Dropped -> ENDED: end (client left)
+NEW operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
+NEW client Away -> ENDED: end (client left)
 ASKED client SessionStart -> ASKED:
 ASKED client Offer -> HELD:
 ASKED client Candidate -> ASKED:
 ASKED client Closed -> ENDED: end (client left)
 ASKED client Dropped -> ENDED: end (client left)
+ASKED client Away -> AWAY:
 ASKED pool Granted -> RESERVED: client:waiting
 ASKED pool Pending -> PENDING: client:pending
 ASKED pool Full -> FULL: client:full
 ASKED pool Failed -> FULL: client:full
 ASKED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
+ASKED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 PENDING client SessionStart -> PENDING: client:pending
 PENDING client Offer -> HELD: client:server_provisioning
 PENDING client Candidate -> PENDING:
 PENDING client Closed -> ENDED: end (client left)
 PENDING client Dropped -> ENDED: end (client left)
+PENDING client Away -> AWAY:
 PENDING pool Granted -> RESERVED: client:waiting
 PENDING pool Pending -> PENDING:
 PENDING pool Full -> FULL: client:full
 PENDING pool Failed -> FULL: client:full
+PENDING operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 FULL client SessionStart -> FULL: client:full
 FULL client Offer -> FULL: client:POOL_FULL
 FULL client Candidate -> FULL:
 FULL client Closed -> ENDED: end (client left)
 FULL client Dropped -> ENDED: end (client left)
+FULL client Away -> AWAY:
 FULL pool Granted -> RESERVED: client:waiting
 FULL pool Pending -> PENDING: client:pending
 FULL pool Full -> FULL:
 FULL pool Failed -> FULL:
+FULL operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 RESERVED client SessionStart -> RESERVED: client:waiting
 RESERVED client Offer -> OFFERED: begin n1, n1:offer
 RESERVED client Candidate -> RESERVED:
 RESERVED client Closed -> ENDED: end (client left)
 RESERVED client Dropped -> ENDED: end (client left)
+RESERVED client Away -> AWAY:
 RESERVED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 RESERVED clock Timeout -> ASKED: yield
+RESERVED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 CLAIMING client SessionStart -> HELD: stay
 CLAIMING client Offer -> CLAIMING:
 CLAIMING client Candidate -> CLAIMING:
 CLAIMING client Closed -> ENDED: end (client left)
 CLAIMING client Dropped -> ENDED: end (client left)
+CLAIMING client Away -> ENDED: end (client left)
 CLAIMING pool Granted -> OFFERED: begin n2, n2:offer
 CLAIMING pool Pending -> CLAIMING: client:server_provisioning
 CLAIMING pool Full -> ENDED: client:POOL_FULL, end (full)
 CLAIMING pool Failed -> ENDED: client:START_FAILED, end (start_failed)
+CLAIMING operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 HELD client SessionStart -> HELD: client:pending
 HELD client Offer -> HELD:
 HELD client Candidate -> HELD:
 HELD client Closed -> ENDED: end (client left)
 HELD client Dropped -> ENDED: end (client left)
+HELD client Away -> AWAY:
 HELD pool Granted -> OFFERED: client:waiting, begin n2, n2:offer
 HELD pool Pending -> HELD:
 HELD pool Full -> FULL: client:full, client:POOL_FULL
 HELD pool Failed -> ENDED: client:START_FAILED, end (start_failed)
 HELD pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
+HELD operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 OFFERED client SessionStart -> OFFERED: client:waiting
 OFFERED client Offer -> OFFERED: n1:offer
 OFFERED client Candidate -> OFFERED: n1:candidate
 OFFERED client Closed -> ENDED: end (client left)
 OFFERED client Dropped -> ENDED: end (client left)
+OFFERED client Away -> ENDED: end (client left)
 OFFERED node NodeAnswer -> ANSWERED: client:answer
 OFFERED node NodeCandidate -> OFFERED:
 OFFERED node MediaDown -> RETRYING: n1:session_end, reassign but n1
@@ -82,20 +97,24 @@ OFFERED node Declined -> RETRYING: n1:session_end, reassign but n1
 OFFERED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 OFFERED clock Timeout -> RETRYING: n1:session_end, reassign but n1
 OFFERED clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+OFFERED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 RETRYING client SessionStart -> RETRYING:
 RETRYING client Offer -> RETRYING:
 RETRYING client Candidate -> RETRYING:
 RETRYING client Closed -> ENDED: end (client left)
 RETRYING client Dropped -> ENDED: end (client left)
+RETRYING client Away -> ENDED: end (client left)
 RETRYING pool Granted -> REOFFERED: begin n2, n2:offer
 RETRYING pool Pending -> RETRYING: client:pending, client:server_provisioning
 RETRYING pool Full -> ENDED: client:NO_ANSWER, end (full)
 RETRYING pool Failed -> ENDED: client:START_FAILED, end (start_failed)
+RETRYING operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 REOFFERED client SessionStart -> REOFFERED: client:waiting
 REOFFERED client Offer -> REOFFERED: n2:offer
 REOFFERED client Candidate -> REOFFERED: n2:candidate
 REOFFERED client Closed -> ENDED: end (client left)
 REOFFERED client Dropped -> ENDED: end (client left)
+REOFFERED client Away -> ENDED: end (client left)
 REOFFERED node NodeAnswer -> ANSWERED: client:answer
 REOFFERED node NodeCandidate -> REOFFERED:
 REOFFERED node MediaDown -> ENDED: client:NO_ANSWER, end (media failed)
@@ -103,11 +122,13 @@ REOFFERED node Declined -> ENDED: client:NO_ANSWER, end (node refused)
 REOFFERED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 REOFFERED clock Timeout -> ENDED: client:NO_ANSWER, end (timeout)
 REOFFERED clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+REOFFERED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 ANSWERED client SessionStart -> ANSWERED: client:waiting
 ANSWERED client Offer -> ANSWERED: n1:offer
 ANSWERED client Candidate -> ANSWERED: n1:candidate
 ANSWERED client Closed -> ENDED: end (client left)
 ANSWERED client Dropped -> ENDED: end (client left)
+ANSWERED client Away -> ENDED: end (client left)
 ANSWERED node NodeAnswer -> ANSWERED: client:answer
 ANSWERED node NodeCandidate -> ANSWERED: client:candidate
 ANSWERED node MediaUp -> LIVE:
@@ -116,11 +137,13 @@ ANSWERED node Declined -> ENDED: client:NODE_REFUSED, end (node refused)
 ANSWERED pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 ANSWERED clock Timeout -> ENDED: client:NO_MEDIA, end (timeout)
 ANSWERED clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+ANSWERED operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 LIVE client SessionStart -> LIVE: client:waiting
 LIVE client Offer -> LIVE: n1:offer
 LIVE client Candidate -> LIVE: n1:candidate
 LIVE client Closed -> ENDED: end (client left)
 LIVE client Dropped -> DETACHED:
+LIVE client Away -> DETACHED:
 LIVE node NodeAnswer -> LIVE: client:answer
 LIVE node NodeCandidate -> LIVE: client:candidate
 LIVE node MediaUp -> LIVE:
@@ -128,6 +151,7 @@ LIVE node MediaDown -> ENDED: end (media failed)
 LIVE node Declined -> ENDED: client:NODE_REFUSED, end (node refused)
 LIVE pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 LIVE clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
+LIVE operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
 DETACHED node NodeAnswer -> DETACHED:
 DETACHED node NodeCandidate -> DETACHED:
 DETACHED node MediaUp -> DETACHED:
@@ -136,6 +160,21 @@ DETACHED node Declined -> ENDED: end (node refused)
 DETACHED pool Lost -> ENDED: end (node lost)
 DETACHED clock Timeout -> ENDED: end (timeout)
 DETACHED clock Expired -> ENDED: end (max_session)
+DETACHED operator Cancelled -> ENDED: end (by hand)
+DETACHED client Back -> LIVE:
+AWAY client Back -> ASKED: resume
+AWAY client Closed -> ENDED: end (client left)
+AWAY pool Granted -> AWAY:
+AWAY pool Pending -> AWAY:
+AWAY pool Full -> AWAY:
+AWAY pool Failed -> AWAY:
+AWAY pool Lost -> AWAY: acquire patiently at the front
+AWAY clock Timeout -> SUSPENDED: suspend
+AWAY operator Cancelled -> ENDED: end (by hand)
+SUSPENDED client Back -> ASKED: resume
+SUSPENDED client Closed -> ENDED: end (client left)
+SUSPENDED clock Timeout -> ENDED: end (timeout)
+SUSPENDED operator Cancelled -> ENDED: end (by hand)
 ENDED client Candidate -> ENDED:
 """
 
@@ -190,6 +229,8 @@ DEADLINES = {
     State.REOFFERED: SPEC.answer_timeout,
     State.ANSWERED: SPEC.connect_timeout,
     State.DETACHED: SPEC.resume_grace,
+    State.AWAY: SPEC.claim_timeout,
+    State.SUSPENDED: SPEC.resume_grace,
 }
 
 

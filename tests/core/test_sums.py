@@ -41,7 +41,9 @@ def test_the_line_is_a_list_with_a_mark_in_it(steps: list[tuple[str, str | int]]
                 plain = [one for one in plain if one != name]
                 told.pop(name, None)
             case "pop_first", _ if plain:
-                assert line.pop_first()[0] == plain[0]
+                first = line.pop_first()
+                assert first is not None
+                assert first[0] == plain[0]
                 told.pop(plain.pop(0), None)
             case "divide", int(supply):
                 for session, waiter, status in line.divide(supply):
@@ -53,8 +55,8 @@ def test_the_line_is_a_list_with_a_mark_in_it(steps: list[tuple[str, str | int]]
         assert list(line) == plain
         assert (len(line), bool(line)) == (len(plain), bool(plain))
         assert all(name in line for name in plain)
-        places = [(place, name) for place, name in enumerate(plain, start=1) if name < "c"]
-        assert [(place, name) for place, name, _ in line.places()] == places
+        assert [line.place(line.waiters[name]) for name in plain] == list(range(1, len(plain) + 1))
+        assert [name for name, _ in line.places()] == [name for name in plain if name < "c"]
 
 
 SPEC = PoolSpec(

@@ -16,6 +16,8 @@ from rtcbridge.core import messages
 from rtcbridge.core.errors import ProtocolError, TransitionError
 from rtcbridge.core.events import (
     Acquire,
+    Away,
+    Back,
     Begin,
     Closed,
     Declined,
@@ -28,10 +30,12 @@ from rtcbridge.core.events import (
     MediaDown,
     MediaUp,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )
@@ -186,6 +190,18 @@ class TinyBridge:
             peer.gone = True
             self._ended(peer, Closed() if goodbye else Dropped())
 
+    def lose_for_a_while(self, peer: Peer) -> None:
+        """The socket ends, and its client may come back."""
+        peer.gone = True
+        self._ended(peer, Away())
+
+    def come_back(self, session: Session, peer: Peer) -> None:
+        """The client of a session is back, on this socket."""
+        _, pool, _ = self.sessions[session.id]
+        self.sessions[session.id] = session, pool, peer
+        peer.session = session
+        self.deliver(session, Source.CLIENT, Back())
+
     def _ended(self, peer: Peer, event: Event) -> None:
         if peer.node is not None and self.sockets.get(peer.node.id) is peer:
             del self.sockets[peer.node.id]
@@ -325,10 +341,10 @@ class TinyBridge:
                     peer.got.append(data)
             case SendNode(node=node, data=data):
                 self._to_node(node, data)
-            case Acquire(patient=patient):
-                self._join(pool, session, patient=patient)
-            case Stay():
-                pool.stay(session.id)
+            case Acquire(patient=patient, front=front):
+                self._join(pool, session, patient=patient, front=front)
+            case Stay() | Suspend() | Resume():
+                self._keep(pool, session, effect)
             case Yield():
                 self.on_pool("yield", session.id, "")
                 pool.yield_slot(session.id, self.now)
@@ -339,6 +355,15 @@ class TinyBridge:
                 self.begun[session.id] = node
             case End():
                 self._end(session, pool, peer, effect)
+
+    def _keep(self, pool: Pool, session: Session, effect: Stay | Suspend | Resume) -> None:
+        match effect:
+            case Stay():
+                pool.stay(session.id)
+            case Suspend():
+                pool.suspend(session.id, self.now)
+            case Resume():
+                pool.resume(session.id)
 
     def _end(self, session: Session, pool: Pool, peer: Peer | None, effect: End) -> None:
         node = self.nodes.get(session.node)

@@ -15,7 +15,7 @@ from rtcbridge.node.model import Model
 from rtcbridge.node.models import BUILT_IN
 from rtcbridge.node.params import defaults
 
-LANGUAGES = {"sh", "python", "toml", "json", "js", "ts", "mermaid", "ini", "nginx"}
+LANGUAGES = {"sh", "python", "toml", "json", "js", "ts", "mermaid", "ini", "nginx", "yaml"}
 
 
 def models(block: Block) -> list[str]:
@@ -28,6 +28,11 @@ def models(block: Block) -> list[str]:
     ]
 
 
+def anonymous(language: str) -> list[Block]:
+    """The blocks without a file name: those with one belong together, and their page has a test of its own."""
+    return [block for block in blocks(language) if not block.info]
+
+
 def test_there_are_blocks_to_check() -> None:
     assert len(blocks("python")) >= 5
     assert len(blocks("toml")) >= 6
@@ -38,7 +43,7 @@ def _all() -> list[Block]:
     return [block for page in PAGES for block in every(page)]
 
 
-@pytest.mark.parametrize("block", blocks("python"), ids=[block.where for block in blocks("python")])
+@pytest.mark.parametrize("block", anonymous("python"), ids=[block.where for block in anonymous("python")])
 def test_every_model_runs(block: Block, tmp_path: Path) -> None:
     file = tmp_path / f"page_{abs(hash(block.where))}.py"
     file.write_text(block.text)
@@ -56,7 +61,7 @@ def test_every_model_runs(block: Block, tmp_path: Path) -> None:
             assert (result == 255 - ramp).all()
 
 
-@pytest.mark.parametrize("block", blocks("toml"), ids=[block.where for block in blocks("toml")])
+@pytest.mark.parametrize("block", anonymous("toml"), ids=[block.where for block in anonymous("toml")])
 def test_every_configuration_is_one(block: Block, tmp_path: Path) -> None:
     text = block.text
     for key in ("tls_cert", "tls_key"):  # the files have to be there

@@ -12,10 +12,11 @@ import pytest
 
 from docs.pages import PAGES, ROOT, blocks, inline, prose
 from rtcbridge import cli, config
+from rtcbridge.cli.api import ENVIRONMENT as ADMIN_ENVIRONMENT
 from rtcbridge.cli.node import _ENVIRONMENT
 from rtcbridge.ports import Launch
 
-EXAMPLES = sorted((ROOT / "examples").iterdir())
+EXAMPLES = sorted(file for file in (ROOT / "examples").rglob("*") if "__pycache__" not in file.parts)
 MAKE_VARIABLES = {"PORT", "HOST", "TLS"}
 
 
@@ -38,7 +39,7 @@ def commands(program: str) -> list[tuple[str, list[str]]]:
         match = re.search(rf"(?:^|[\s=:/]){program} (?=[a-zA-Z-])(.*)", line)
         if match and not re.match(r"\s*(#|//|\*)", line):
             try:
-                found.append((page, shlex.split(match[1], comments=True)))
+                found.append((page, shlex.split(re.sub(r" > \S+$", "", match[1]), comments=True)))
             except ValueError:
                 continue  # prose with an apostrophe
     return found
@@ -105,7 +106,8 @@ def test_every_make_target_exists() -> None:
 
 
 def test_every_variable_of_the_environment_is_read() -> None:
-    known = {*config.variables(), *_ENVIRONMENT.values(), *Launch("", "", "", "").env()}
+    launch = Launch("", "", "", "").env()
+    known = {*config.variables(), *_ENVIRONMENT.values(), *ADMIN_ENVIRONMENT.values(), *launch}
     for page in [*PAGES, *(file for file in EXAMPLES if file.is_file())]:
         named = set(re.findall(r"\bRTCBRIDGE_\w*[A-Z]\b(?!_)", page.read_text())) - {"RTCBRIDGE_SECTION__KEY"}
         assert named <= known, page.name

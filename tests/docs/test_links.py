@@ -50,5 +50,5 @@ def test_every_page_can_be_found_from_the_readme() -> None:
 
 def test_every_example_is_shown_somewhere() -> None:
     text = "".join(page.read_text() for page in PAGES)
-    examples = [file.name for file in (ROOT / "examples").iterdir() if file.is_file()]
-    assert [name for name in examples if f"examples/{name}" not in text] == []
+    examples = [file for file in (ROOT / "examples").rglob("*") if file.is_file() and file.suffix != ".pyc"]
+    assert [file.name for file in examples if str(file.relative_to(ROOT)) not in text] == []

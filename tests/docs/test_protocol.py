@@ -19,6 +19,7 @@ from rtcbridge.core.messages import Dialect, Status
 from rtcbridge.core.node import Node, NodeState
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.http import make_app
+from rtcbridge.gateway.timers import TimerWheel
 from rtcbridge.node import control, params
 from rtcbridge.node.control import Control
 from rtcbridge.node.model import ModelSpec
@@ -299,7 +300,7 @@ def api() -> httpx.AsyncClient:
     auth: Any = Auth()
     server = IceServer(urls=("turn:turn.example.org",), username="user", credential="secret")
     config = Config(ice=Ice(servers=(server,)))
-    bridge = Bridge(config, auth, unused, unused, lambda: 0.0)
+    bridge = Bridge(config, auth, unused, TimerWheel(unused), lambda: 0.0)
     pool = bridge.pools["default"]
     node = Node("n", pool.spec, NodeState.READY, 0.0)
     node.labels = json.loads(next(line for line in lines("node→bridge") if '"labels"' in line))["payload"]["labels"]
@@ -325,7 +326,7 @@ async def test_the_http_api_answers_what_the_page_shows(api: httpx.AsyncClient) 
 
 def test_every_path_of_the_http_api_is_on_the_page() -> None:
     unused: Any = None
-    app = make_app(Bridge(Config(), unused, unused, unused, lambda: 0.0), lambda: True)
+    app = make_app(Bridge(Config(), unused, unused, TimerWheel(unused), lambda: 0.0), lambda: True)
     paths = {route.path for route in app.routes if hasattr(route, "endpoint")}  # type: ignore[attr-defined]
     assert paths <= set(re.findall(r"`GET (/[\w/-]+)`", TEXT))
     assert set(ANSWERS) <= paths

@@ -5,12 +5,14 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
 from moto.ec2.models import ec2_backends
 
 from drivers.fault_proxy import FaultProxy
 from rtcbridge.config import Ec2Options
 from rtcbridge.drivers.providers.ec2 import Ec2Provider
-from rtcbridge.ports import Provider
+from rtcbridge.ports import Provider, ProviderError
+from rtcbridge.testing.provider_contract import launch
 
 REGION = "eu-central-1"
 IMAGE = "ami-12c6146b"  # one that moto knows
@@ -87,3 +89,13 @@ def state_of(id: str) -> str:
 
 def run_by_hand(labels: dict[str, str]) -> None:
     backend().run_instances(IMAGE, 1, None, [], is_instance_type_default=True, tags={"instance": labels})
+
+
+async def refusal(operation, node="node-1") -> str:
+    """Why an operation is refused: one line, without secrets."""
+    with pytest.raises(ProviderError) as caught:
+        await operation(launch(node))
+    text = str(caught.value)
+    assert "\n" not in text
+    assert "secret" not in text
+    return text

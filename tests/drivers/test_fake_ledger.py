@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gateway.proof.ledger import Disk, MemoryLedger
-from rtcbridge.drivers.ledger import Database, SqliteLedger
+from rtcbridge.drivers.ledger import SessionLedger, open_store
 from rtcbridge.ports import Ledger, LedgerError, NodeRow, SessionRow
 
 
@@ -42,8 +42,8 @@ async def use(ledger: Ledger, seed: int) -> None:
 async def test_both_keep_the_same(tmp_path: Path, seed: int) -> None:
     fake = MemoryLedger(Disk(), asyncio.get_running_loop())
     await use(fake, seed)
-    with Database(tmp_path / "x.db") as database:
-        real = SqliteLedger(database)
+    with open_store(f"sqlite:///{tmp_path}/x.db") as database:
+        real = SessionLedger(database)
         await use(real, seed)
         assert list(fake.nodes()) == list(real.nodes())
         assert list(fake.open_sessions()) == list(real.open_sessions())

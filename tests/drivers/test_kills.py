@@ -8,10 +8,11 @@ from moto.server import ThreadedMotoServer
 
 from drivers.ec2_cloud import IMAGE, REGION, backend, everything, state, state_of, tags
 from drivers.fault_proxy import FaultProxy
+from drivers.podman import Podman, needs_podman
 from drivers.test_docker import IMAGE as CONTAINER_IMAGE
-from drivers.test_docker import Containers, Podman, needs_podman
+from drivers.test_docker import Containers
 from gateway.programs import Home, until
-from rtcbridge.drivers.ledger import Database, SqliteLedger
+from rtcbridge.drivers.ledger import SessionLedger, open_store
 from rtcbridge.ports import NodeRow
 
 pytestmark = pytest.mark.slow
@@ -41,16 +42,16 @@ async def seen(true, what: str):
 
 async def write_intent(home: Home) -> None:
     """Leave what a bridge leaves that is killed between storing an intent and acting on it."""
-    with Database(home.store) as database:
-        ledger = SqliteLedger(database)
+    with open_store(home.store_url) as database:
+        ledger = SessionLedger(database)
         row = NodeRow(id="default-n", pool="default", managed=True, state="provisioning", capacity=1, since=1.0)
         await ledger.save_node(row)
         await ledger.close()
 
 
 async def forget(home: Home, node: str) -> None:
-    with Database(home.store) as database:
-        ledger = SqliteLedger(database)
+    with open_store(home.store_url) as database:
+        ledger = SessionLedger(database)
         await ledger.delete_node(node)
         await ledger.close()
 

@@ -8,56 +8,11 @@ import sys
 import psutil
 import pytest
 
-from drivers.contract import Contract, ListContract, launch, until
-from rtcbridge.config import CommandOptions, LocalOptions, Pool
+from drivers.processes import COMMANDS, pids, running, runs
+from rtcbridge.config import LocalOptions, Pool
 from rtcbridge.drivers.providers import CommandProvider, LocalProvider, StaticProvider, make_provider, sweep
 from rtcbridge.ports import Machine, Provider, ProviderError
-
-# The "machine" of these tests: a process that notes its environment and lives until it is told to end.
-MACHINE = """
-env > "$TEST_FOLDER/$RTCBRIDGE_NODE.env"
-echo $$ >> "$TEST_FOLDER/$RTCBRIDGE_NODE.pids"
-exec sleep 600
-"""
-# Commands that bear being killed at any point and run again, as those of a real cloud must.
-DISK = 'export DISK="$TEST_FOLDER/$RTCBRIDGE_NODE"; '
-RUN = """setsid sh -c '(set -C; echo $$ > "$DISK/pid") 2>/dev/null || exit; exec sh "$TEST_FOLDER/machine"' &"""
-KILL = "until test -s pid; do sleep 0.01; done; kill $(cat pid); rm pid"
-COMMANDS = CommandOptions(
-    create=f'{DISK} mkdir -p "$DISK"; test -e "$DISK/pid" && exit; {RUN}',
-    start=f'{DISK} cd "$DISK" || {{ echo "no machine" >&2; exit 3; }}; test -e pid && exit; {RUN}',
-    stop=f'{DISK} cd "$DISK" || {{ echo "no machine" >&2; exit 3; }}; test -e pid || exit 0; {KILL}',
-    destroy=f'{DISK} mv "$DISK" "$DISK.gone" 2>/dev/null || exit 0; cd "$DISK.gone"; test -e pid && {{ {KILL}; }}; '
-    'rm -r "$DISK.gone"',
-    timeout=20,
-)
-
-
-def pids(folder, node="node-1"):
-    """The processes that ran as this node, the latest last."""
-    file = folder / f"{node}.pids"
-    return [int(pid) for pid in file.read_text().split()] if file.exists() else []
-
-
-def runs(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def running(folder, node="node-1"):
-    return [pid for pid in pids(folder, node) if runs(pid)]
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
-    (tmp_path / "machine").write_text(MACHINE)
-    yield tmp_path
-    for file in tmp_path.glob("*.pids"):
-        for pid in running(tmp_path, file.stem):
-            os.kill(pid, signal.SIGKILL)
+from rtcbridge.testing.provider_contract import Contract, ListContract, launch, until
 
 
 def local(folder, **options):
@@ -99,13 +54,19 @@ class TestProcesses(Contract):
         assert os.getsid(pid) != os.getsid(0), "a Ctrl-C in the bridge's terminal must not reach it"
 
 
-class TestLocal(ListContract):
-    @pytest.fixture
-    def machines(self, folder):
-        return Processes("local", folder)
+class TestLists(ListContract):
+    """Both can list: `command` by a command of its own."""
 
 
 # --- local ---
+
+
+async def test_local_keeps_the_address_of_the_store_from_nodes(folder, monkeypatch):
+    monkeypatch.setenv("RTCBRIDGE_STORE__URL", "postgresql://user:hidden@host/db")
+    machines = Processes("local", folder)
+    await machines.make().create(launch())
+    await until(machines.running)
+    assert "hidden" not in (machines.folder / "node-1.env").read_text()
 
 
 async def test_local_sees_only_its_own_pool(folder):
@@ -319,86 +280,6 @@ async def test_a_sweep_ends_all_nodes_of_a_folder_and_nothing_else(folder):
     ]
     assert await sweep(state) == 0
     assert await sweep(folder / "nothing") == 0
-
-
-# --- command ---
-
-
-def command(create, timeout=20.0):
-    return CommandProvider(CommandOptions(create=create, start="a", stop="b", destroy="c", timeout=timeout))
-
-
-@pytest.mark.parametrize(
-    ("line", "expected"),
-    [
-        ("exit 7", "create command: exit status 7"),
-        ("echo one; echo two >&2; exit 1", "create command: exit status 1: one two"),
-        ("kill -9 $$", "create command: killed by signal 9"),
-        ("no-such-command-here", "create command: exit status 127: .*not found"),
-        ("printf '\\377\\n\\n'; exit 1", "create command: exit status 1: �"),
-        ("echo token $RTCBRIDGE_NODE_TOKEN; exit 1", "create command: exit status 1: token …"),
-    ],
-)
-async def test_a_command_that_fails_says_why_in_one_line(line, expected):
-    with pytest.raises(ProviderError, match=f"^{expected}$") as caught:
-        await command(line).create(launch())
-    assert "nk_secret" not in str(caught.value)
-
-
-async def test_a_long_output_is_cut_at_its_front():
-    with pytest.raises(ProviderError) as caught:
-        await command("seq 100000; echo the end; exit 1").create(launch())
-    assert len(str(caught.value)) < 500
-    assert str(caught.value).endswith("100000 the end")
-
-
-@pytest.mark.parametrize("behind", range(370, 404, 4))
-async def test_half_a_token_at_the_cut_is_not_shown(behind):
-    line = f"printf 'before %s' $RTCBRIDGE_NODE_TOKEN; printf '{' x' * (behind // 2)}'; exit 1"
-    with pytest.raises(ProviderError, match=r"exit status 1: .*x x x$") as caught:
-        await command(line).create(launch())
-    for part in ("secret", "node-1", "de-1"):
-        assert part not in str(caught.value)
-
-
-async def test_a_command_that_writes_without_end_is_killed():
-    with pytest.raises(ProviderError, match=r"^create command: wrote more than 16 MiB: x x"):
-        await command("exec yes x").create(launch())
-
-
-async def test_an_overrun_kills_the_command_with_all_that_it_started(folder):
-    line = 'echo waiting; sleep 600 & echo $! > "$TEST_FOLDER/node-1.pids"; wait'
-    with pytest.raises(ProviderError, match=r"^create command: not done after 0.5 s: waiting$"):
-        await command(line, timeout=0.5).create(launch())
-    assert len(pids(folder)) == 1
-    await until(lambda: not running(folder))
-
-
-async def test_a_cancelled_command_is_killed_with_all_that_it_started(folder):
-    line = 'sleep 600 & echo $! > "$TEST_FOLDER/node-1.pids"; wait'
-    creating = asyncio.create_task(command(line).create(launch()))
-    await until(lambda: running(folder))
-    creating.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await creating
-    await until(lambda: not running(folder))
-
-
-async def test_what_a_command_leaves_behind_lives_and_keeps_its_output(folder):
-    """`rtcbridge node … &` without a redirection is a fair command."""
-    line = (
-        '(echo one; while ! test -e "$TEST_FOLDER/go"; do sleep 0.02; done; echo two >&2 && touch "$TEST_FOLDER/done"; '
-        'exec sleep 600) & echo $! > "$TEST_FOLDER/node-1.pids"'
-    )
-    async with asyncio.timeout(10):
-        await command(line).create(launch())
-    (folder / "go").touch()
-    await until(lambda: (folder / "done").exists())
-    assert running(folder)
-
-
-async def test_command_cannot_list():
-    assert await command("true").list() is None
 
 
 # --- static, and the choice ---

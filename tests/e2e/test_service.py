@@ -172,6 +172,6 @@ def test_a_users_own_model(service: Service, open_page: OpenPage, tmp_path: Path
         assert seen.difference(lambda frames: 255 - frames) < CLOSE
         assert seen.difference() > 25
         assert node.end() == 0
-        page.says("The node ended the session.")
+        page.says("The session was ended.")
     finally:
         node.dispose()

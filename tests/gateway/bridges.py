@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from rtcbridge.config import Config, Nodes, Pool, Store
 from rtcbridge.config import Server as ServerConfig
-from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
+from rtcbridge.drivers.ledger import KeyStore, SessionLedger, open_store
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
 from rtcbridge.ports import Provider
@@ -20,12 +22,13 @@ BEAT = 0.1  # seconds
 
 @dataclass
 class Running:
-    """A bridge that runs, with a key for clients and one for nodes of the pool `default`."""
+    """A bridge that runs, with a key for clients, one for nodes of the pool `default`, and one for operators."""
 
     server: Server
-    keys: SqliteKeys
+    keys: KeyStore
     client_key: str
     node_key: str
+    admin_key: str
 
     @property
     def port(self) -> int:
@@ -34,6 +37,17 @@ class Running:
     @property
     def url(self) -> str:
         return f"ws://127.0.0.1:{self.port}"
+
+    def admin(self, key: str | None = None) -> httpx.AsyncClient:
+        """A client of the admin API."""
+        headers = {"authorization": f"Bearer {self.admin_key if key is None else key}"}
+        return httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{self.port}/v1/admin",
+            headers=headers,
+            trust_env=False,
+            verify=False,  # loads no certificates
+            timeout=15.0,
+        )
 
     def client(self, **options: Any) -> FakeClient:
         return FakeClient(self.url, self.client_key, **options)
@@ -59,14 +73,15 @@ async def running(
     sections.setdefault("server", ServerConfig(host=host, port=0))
     store = folder / "bridge.db"
     config = Config(store=Store(url=f"sqlite:///{store}"), **sections)
-    with Database(store) as database:
-        keys, ledger = SqliteKeys(database), SqliteLedger(database)
+    with open_store(f"sqlite:///{store}") as database:
+        keys, ledger = KeyStore(database), SessionLedger(database)
         client_key, node_key = keys.create_client_key("TEST01"), keys.create_node_key("default")
+        admin_key = keys.create_admin_key()
         made = providers or {pool.name: make_provider(pool) for pool in config.pools}
         server = Server(config, keys, ledger, made, demo)
         await server.start()
         try:
-            yield Running(server, keys, client_key, node_key)
+            yield Running(server, keys, client_key, node_key, admin_key)
         finally:
             await server.stop()
             await ledger.close()

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rtcbridge.drivers.ledger import Database, LedgerReader, SqliteKeys
+from rtcbridge.drivers.ledger import KeyStore, LedgerReader, open_store
 from rtcbridge.ports import NodeRow, SessionRow
 
 RTCBRIDGE = (sys.executable, "-m", "rtcbridge")
@@ -148,6 +148,7 @@ class Home:
         self.file = folder / "rtcbridge.toml"
         self.file.write_text(config)
         self.store = folder / "rtcbridge.db"
+        self.store_url = f"sqlite:///{self.store}"  # as the configuration has it
         self.port = 0
         self.tls = False
         self._started: list[Program] = []
@@ -180,9 +181,9 @@ class Home:
     # --- the store, beside the running bridge ---
 
     @contextmanager
-    def keys(self) -> Iterator[SqliteKeys]:
-        with Database(self.store) as database:
-            keys = SqliteKeys(database)
+    def keys(self) -> Iterator[KeyStore]:
+        with open_store(self.store_url) as database:
+            keys = KeyStore(database)
             yield keys
             keys.close()
 
@@ -195,11 +196,11 @@ class Home:
             return keys.create_node_key(pool)
 
     def nodes(self) -> dict[str, NodeRow]:
-        with Database(self.store) as database:
+        with open_store(self.store_url) as database:
             return {row.id: row for row in LedgerReader(database).nodes()}
 
     def sessions(self) -> list[SessionRow]:
-        with Database(self.store) as database:
+        with open_store(self.store_url) as database:
             return list(LedgerReader(database).sessions())
 
 

@@ -67,6 +67,24 @@ async def test_keys_of_the_command_line_count_at_once(place: Home) -> None:
         assert again.inbox == []
 
 
+async def test_commands_find_the_bridge_of_their_store(place: Home) -> None:
+    bridge = place.serve()
+    async with FakeNode(place.url, place.node_key()) as node, FakeClient(place.url, place.client_key()) as client:
+        await client.start_session()
+        listed = json.loads((await command(place, "sessions", "--json")).stdout)
+        assert [(row["state"], row["connected"]) for row in listed] == [("live", True)], (
+            "the bridge knows, not the store"
+        )
+        await command(place, "nodes", "drain", "node-1")
+        await node.expect("drain")
+        await command(place, "sessions", "end", listed[0]["id"])
+        await client.expect("error", message="The session was ended by the operator.")
+        await off_loop(lambda: bridge.event("admin", action="end session", key="local"))
+    assert bridge.end() == 0
+    said = (await command(place, "nodes")).stderr
+    assert said.endswith("rtcbridge nodes: no bridge runs on this store; the list is what it says\n")
+
+
 @pytest.fixture
 def local(tmp_path: Path) -> Iterator[Home]:
     """A bridge with a local pool, of which nothing is left behind."""
@@ -212,7 +230,8 @@ async def test_logs_hold_no_secret_and_no_sdp(tmp_path: Path, style: str) -> Non
         await _session_of_secrets(place)
         assert bridge.end() == 0
         assert "session ended" in bridge.text  # so debug lines are among them
-        for secret in ("sdp-secret", "ufrag-secret", "sk_", "nk_", "turn-secret", "bearer-secret"):
+        assert "admin key refused" in bridge.text
+        for secret in ("sdp-secret", "ufrag-secret", "sk_", "nk_", "ak_", "turn-secret", "bearer-secret"):
             assert secret not in bridge.text
 
 
@@ -242,3 +261,10 @@ async def _session_of_secrets(place: Home) -> None:
         for headers in ({"authorization": "Bearer bearer-secret"}, {"authorization": f"Bearer {key}"}):
             await http.get("/v1/pools?key=bearer-secret", headers=headers)
             await http.get("/v1/ice-servers", headers=headers)
+            await http.get("/v1/admin/nodes", headers=headers)
+        with place.keys() as keys:
+            admin = keys.create_admin_key()
+        changed = await http.patch(
+            "/v1/admin/pools/default", headers={"authorization": f"Bearer {admin}"}, json={"bearer-secret": 1}
+        )
+        assert changed.status_code == 400

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.bridges import BEAT, STATIC, Running, running
 from rtcbridge.config import Nodes, Sessions
-from rtcbridge.drivers.ledger import Database, SqliteKeys
+from rtcbridge.drivers.ledger import KeyStore, open_store
 from rtcbridge.testing import FakeClient, FakeNode, Message
 
 LOST = "The node was lost."
@@ -288,8 +288,8 @@ def _deaf_client(bridge: Running) -> _DeafClient:
 
 async def test_a_revoked_key_closes_its_sockets_and_only_those(tmp_path: Path) -> None:
     async with running(tmp_path) as bridge:
-        with Database(tmp_path / "bridge.db") as database:  # as another process does
-            beside = SqliteKeys(database)
+        with open_store(f"sqlite:///{tmp_path}/bridge.db") as database:  # as another process does
+            beside = KeyStore(database)
             doomed = FakeClient(bridge.url, beside.create_client_key("OTHER1"))
             async with bridge.node() as node, doomed, bridge.client() as other:
                 await doomed.start_session()

@@ -272,4 +272,4 @@ async def test_a_model_that_cannot_be_set_up_is_one_line_and_status_2(tmp_path: 
     process = await start(f"{app}:f", *GOOD[1:])
     status, err = await ended(process)
     assert status == 2
-    assert err.splitlines()[-1] == "rtcbridge node: model f cannot be set up: RuntimeError: no card"
+    assert err.splitlines()[-1] == "rtcbridge node: model f fails on its first frame: RuntimeError: no card"

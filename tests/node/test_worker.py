@@ -302,7 +302,7 @@ async def test_a_model_that_cannot_be_set_up_is_one_line(where: str) -> None:
     assert str(caught.value).startswith(
         {
             "setup": "model failing cannot be set up: RuntimeError: no weights",
-            "first frame": "model failing cannot be set up: KeyError: 'layer'",
-            "output": "model failing cannot be set up: OutputError: the model returned an array of float32",
+            "first frame": "model failing fails on its first frame: KeyError: 'layer'",
+            "output": "model failing fails on its first frame: OutputError: the model returned an array of float32",
         }[where]
     )

@@ -1,13 +1,9 @@
 import math
-import sqlite3
 from bisect import bisect_left
 from pathlib import Path
 
 import pytest
 
-from docs.pages import ROOT
-from rtcbridge.drivers.ledger import Database, SqliteLedger
-from rtcbridge.ports import SessionRow
 from rtcbridge.sim.arrivals import DAY, ArrivalsError, Rhythm, generate, read
 from rtcbridge.sim.world import Fixed
 
@@ -84,20 +80,3 @@ def test_a_record_that_cannot_be_read(tmp_path):
     (tmp_path / "b.csv").write_bytes(b"started,seconds\n\xff,1\n")
     with pytest.raises(ArrivalsError, match="expected a CSV file in UTF-8"):
         read(tmp_path / "b.csv")
-
-
-async def test_the_documented_query_makes_a_record_of_the_ledger(tmp_path):
-    with Database(tmp_path / "rtcbridge.db") as database:
-        ledger = SqliteLedger(database)
-        for name, started in (("a", DAY + 5.0), ("b", DAY + 9.0)):
-            ledger.session_started(SessionRow(id=name, pool="gpu", node="n", project="TEST01", started=started))
-        ledger.session_ended("a", DAY + 35.5, "")
-        await ledger.close()
-    page = (ROOT / "docs/how-to/simulate.md").read_text()
-    query = page.split('"SELECT')[1].split('"')[0]
-    with sqlite3.connect(tmp_path / "rtcbridge.db") as connection:
-        cursor = connection.execute("SELECT" + query)
-        names = ",".join(column[0] for column in cursor.description)
-        rows = "\n".join(",".join(str(value) for value in row) for row in cursor)
-    connection.close()
-    assert read(_file(tmp_path, f"{names}\n{rows}\n")) == [(5.0, 30.5)]

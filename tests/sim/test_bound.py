@@ -1,4 +1,8 @@
+from itertools import product
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rtcbridge.sim.bound import clairvoyant
 from rtcbridge.sim.world import Fixed, World
@@ -42,3 +46,24 @@ def test_what_is_outside_the_span_is_not_paid():
 def test_nobody_comes():
     assert cost() == cost((2000.0, 5.0))
     assert cost().usd == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(1, 3)), min_size=1, max_size=7))
+def test_no_schedule_of_machines_costs_less(sessions):
+    """Every way to keep machines up, minute by minute, by dynamic programming: a machine that comes up pays a cycle."""
+    minute, cycle = 60.0, 70.0
+    times = [(at * minute, lasts * minute) for at, lasts in sessions]
+    need = [sum(at <= now < at + lasts for at, lasts in sessions) for now in range(10)]
+    best = {0: 0.0}  # the least cost so far, by how many are up
+    for least in need:
+        best = {
+            up: min(paid + up * minute + max(0, up - before) * cycle for before, paid in best.items())
+            for up in range(least, 8)
+        }
+    bound = cost(*times, end=600.0)
+    assert bound.usd == pytest.approx(min(best.values()) + bound.nodes * 6.0)
+
+
+def test_any_span_adds_up():
+    for begin, end in product((0.0, 30.0), (200.0, 1000.0)):
+        assert cost((0.0, 100.0), begin=begin, end=end).usd == pytest.approx(170 - begin + (end - begin) / 100)

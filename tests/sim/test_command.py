@@ -26,14 +26,14 @@ def folder(tmp_path, monkeypatch):
         (["--beta", "1,,2"], "rtcbridge simulate: --beta expects a number from 0 to 100, got ''"),
         (["--beta", "nan"], "rtcbridge simulate: --beta expects a number from 0 to 100, got 'nan'"),
         (["--floor", "-1"], "rtcbridge simulate: --floor expects a whole number from 0 to 100000, got '-1'"),
-        (["--floor", "81"], "rtcbridge simulate: --floor expects at most max_nodes times slots = 80, got 81"),
+        (["--floor", "81"], "rtcbridge simulate: sweep.min_ready: expected at most max_nodes times slots = 80, got 81"),
         (["--waited-at-most", "101%"], "rtcbridge simulate: --waited-at-most expects a share such as 1% or 0.01"),
         (["--start", "60-20"], "rtcbridge simulate: --start expects seconds such as 40, 20-60 or lognormal:480:1.1"),
         (["--session", "0"], "rtcbridge simulate: --session expects a mean above 0"),
         (["--days", "0"], "rtcbridge simulate: --days expects a number from 0.1 to 366, got '0'"),
         (["--peak", "1e5", "--days", "366"], "rtcbridge simulate: expected at most 5000000 sessions"),
         (["--peak", "0.01", "--crowds", "0"], "rtcbridge simulate: expected more than one session"),
-        (["--pool", "gpu"], "rtcbridge simulate: --pool expects --config FILE beside it"),
+        (["--pool", "gpu"], "rtcbridge simulate: --pool expects --config FILE or --arrivals FILE beside it"),
         (["--config", "a.toml", "--pool", "x"], "rtcbridge simulate: --pool expects one of gpu, hand, got 'x'"),
         (["--config", "a.toml", "--pool", "hand"], "rtcbridge simulate: the pool hand is static"),
         (["--config", "no.toml"], "rtcbridge simulate: no.toml: cannot be read"),
@@ -59,13 +59,15 @@ def rows(capsys, *arguments, status=0):
 def test_one_policy_the_same_each_time(capsys, folder):
     first = rows(capsys, "--plot", "week.svg")
     assert first == rows(capsys)
-    assert [(row["beta"], row["floor"], row["idle_timeout"]) for row in first] == [(1.5, 2, 120.0)]
+    assert [(row["beta"], row["floor"], row["idle_timeout"]) for row in first] == [(1.05, 2, 900.0)]
     assert first[0]["sessions"] > 50
     assert ElementTree.parse(folder / "week.svg").getroot().tag.endswith("svg")
 
 
 def test_a_sweep_recommends(capsys, folder):
-    found = rows(capsys, "--beta", "0,1,3", "--floor", "0,2", "--waited-at-most", "5%", "--plot", "trade.svg")
+    found = rows(
+        capsys, "--hold-beta", "0", "--beta", "0,1,3", "--floor", "0,2", "--waited-at-most", "5%", "--plot", "trade.svg"
+    )
     assert len(found) == 6
     good = [row for row in found if row["waited"] <= 0.05]
     assert [row for row in found if row["recommended"]] == [min(good, key=lambda row: row["usd_a_day"])]
@@ -73,14 +75,16 @@ def test_a_sweep_recommends(capsys, folder):
 
 
 def test_what_is_recommended_is_said_in_words(capsys):
-    assert main([*SHORT, "--beta", "1,3", "--waited-at-most", "20%"]) == 0
+    assert main([*SHORT, "--beta", "1,3", "--hold-beta", "0,3.5", "--waited-at-most", "20%"]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[-1].startswith("recommended: beta = 1, min_ready = 2, idle_timeout = 120: ")
-    assert err == "2 policies, 1 times each …\n"
+    assert out.splitlines()[-1].startswith(
+        "recommended: beta = 1, min_ready = 2, idle_timeout = 900, hold_beta = 3.5, demand_window = 1800: "
+    )
+    assert err == "4 policies, 1 times each …\n"
 
 
 def test_a_goal_that_is_out_of_reach(capsys):
-    found = rows(capsys, "--beta", "0", "--floor", "0", "--waited-at-most", "0%", status=1)
+    found = rows(capsys, "--beta", "0", "--floor", "0", "--hold-beta", "0", "--waited-at-most", "0%", status=1)
     assert not any(row["recommended"] for row in found)
 
 

@@ -1,7 +1,5 @@
 """The simulation, by cases small enough to be done by hand, and against the lower bound."""
 
-import time
-
 import msgspec
 import pytest
 
@@ -9,6 +7,7 @@ from rtcbridge.core.spec import PoolSpec
 from rtcbridge.sim.arrivals import Rhythm, generate
 from rtcbridge.sim.engine import Simulation
 from rtcbridge.sim.outcome import Outcome, summarize
+from rtcbridge.sim.scenario import Scenario
 from rtcbridge.sim.study import Case, Study
 from rtcbridge.sim.world import Fixed, World
 
@@ -93,9 +92,7 @@ def test_what_happens_before_the_beginning_is_not_counted():
 def _week(days=7.0, seed=1, **policy):
     study = Study(World(), (Case(generate(Rhythm(days=days), seed), seed),))
     bound = study.bound(study.cases[0], 1)
-    begun = time.process_time()
-    outcome = study.simulate(msgspec.structs.replace(REFERENCE, **policy), study.cases[0])
-    return outcome, bound, time.process_time() - begun
+    return study.simulate(msgspec.structs.replace(REFERENCE, **policy), study.cases[0]), bound
 
 
 def test_the_same_seed_gives_the_same_outcome():
@@ -105,17 +102,21 @@ def test_the_same_seed_gives_the_same_outcome():
 
 
 def test_a_policy_under_which_nobody_waits_costs_more_than_the_bound():
-    outcome, bound, _ = _week(days=0.5, beta=6.0, min_ready=8)
+    outcome, bound = _week(days=0.5, beta=6.0, min_ready=8)
     summary = summarize([outcome], [bound.usd])
     assert summary.waited == 0
     assert summary.ratio > 1
 
 
-def test_the_reference_week_is_served_well_and_simulated_in_time():
-    outcome, bound, seconds = _week(beta=1.5, min_ready=2)
-    summary = summarize([outcome], [bound.usd])
-    assert summary.sessions > 14_000
-    assert summary.waited < 0.006
-    assert 1.3 < summary.ratio < 1.45
+@pytest.mark.slow
+def test_the_reference_weeks_are_served_at_the_price_that_the_documents_name():
+    """Three weeks: at most 0.5 % wait, at no more than 1.30 times the clairvoyant cost."""
+    scenario = msgspec.structs.replace(Scenario(), seeds=(1, 2, 3))
+    study = Study(scenario.world(), scenario.cases())
+    (spec,) = scenario.policies()
+    outcomes = [study.simulate(spec, case) for case in study.cases]
+    summary = summarize(outcomes, [study.bound(case, 1).usd for case in study.cases])
+    assert summary.sessions > 3 * 14_000
+    assert summary.waited <= 0.005
+    assert summary.ratio <= 1.30
     assert summary.p50 <= summary.p95 <= summary.p99
-    assert seconds < 5

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from rtcbridge.drivers.ledger import Database, SqliteKeys
+from rtcbridge.drivers.ledger import KeyStore, open_store
 from wire.replay import Ended, Frame, Operation
 from wire.sockets import PATIENCE, Wire
 from wire.vectors import Limits, Vector
@@ -40,8 +40,8 @@ class Bridge:
 
     def make_keys(self) -> None:
         """Make the keys of all vectors, straight in the store: a process for each would take a second."""
-        with Database(self.folder / "bridge.db") as database:
-            keys = SqliteKeys(database)
+        with open_store(f"sqlite:///{self.folder}/bridge.db") as database:
+            keys = KeyStore(database)
             for world in self.worlds:
                 world.values = {
                     "client_key": keys.create_client_key(world.project),
@@ -122,7 +122,7 @@ async def running(vectors: Sequence[Vector], limits: Limits) -> AsyncIterator[Br
 def _config(folder: Path, vectors: Sequence[Vector], limits: Limits) -> str:
     sections: dict[str, dict[str, Any]] = {
         "server": {"port": 0},
-        "store": {"url": f"sqlite:///{folder / 'bridge.db'}"},
+        "store": {"url": f"sqlite:///{folder}/bridge.db"},
         "log": {"format": "json"},
     }
     for name, value in limits.items():
@@ -251,8 +251,8 @@ class Live:
         assert self.bridge.operations[self.pool].empty(), "the provider was asked for more"
 
     async def revoke(self, key: str) -> None:
-        with Database(self.bridge.folder / "bridge.db") as database:
-            keys = SqliteKeys(database)
+        with open_store(f"sqlite:///{self.bridge.folder}/bridge.db") as database:
+            keys = KeyStore(database)
             identity = keys.identify(key)
             assert identity is not None
             assert keys.revoke_key(identity.key)

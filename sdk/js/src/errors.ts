@@ -74,7 +74,11 @@ export const ERRORS: Readonly<Record<ErrorCode, Row>> = {
     retryable: false,
     text: "The session reached its maximum length.",
   },
-  session_ended: { message: "The node ended the session.", retryable: true },
+  session_ended: {
+    message: "The node ended the session.",
+    retryable: true,
+    text: "The session was ended by the operator.",
+  },
   ice_failed: {
     message: "No media connection to the node could be made or kept.",
     retryable: true,

@@ -298,6 +298,7 @@ export class Session extends Emitter<SessionEvents> {
       case "node_refused":
       case "no_media":
       case "session_too_long":
+      case "session_ended":
         return this.#end(error);
       default:
         return this.emit("error", error);

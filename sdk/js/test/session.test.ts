@@ -325,6 +325,15 @@ test("the node closes the connection and the bridge says why", async () => {
   assert.equal(stage.session.error?.code, "session_too_long");
 });
 
+test("an operator ends the session of a client in line", async () => {
+  await greeted();
+  stage.socket.tell({ type: "node_status", status: "full" });
+  stage.socket.tell({ type: "error", message: "The session was ended by the operator." });
+  assert.equal(stage.session.state, "ended");
+  assert.equal(stage.session.error?.code, "session_ended");
+  assert.equal(stage.session.error?.message, "The session was ended by the operator.");
+});
+
 test("the node closes the connection and nobody says why", async () => {
   stage = await live();
   stage.peer.channel.drop();

@@ -26,6 +26,9 @@ COMMANDS = {
     "nodes": "rtcbridge.cli.inspect",
     "sessions": "rtcbridge.cli.inspect",
     "pools": "rtcbridge.cli.inspect",
+    "top": "rtcbridge.cli.top",
+    "usage": "rtcbridge.cli.usage",
+    "backup": "rtcbridge.cli.backup",
     "simulate": "rtcbridge.cli.simulate",
 }
 
@@ -81,9 +84,9 @@ def add_command(
     return parser
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
-    """Add `--config FILE`."""
-    parser.add_argument("--config", metavar="FILE", help="the configuration, see config.sample.toml")
+def add_config(parser: argparse.ArgumentParser, default: Any = None) -> None:
+    """Add `--config FILE`. `default`: `argparse.SUPPRESS` for a command below another that has it too."""
+    parser.add_argument("--config", metavar="FILE", default=default, help="the configuration, see config.sample.toml")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

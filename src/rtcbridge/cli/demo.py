@@ -17,7 +17,7 @@ from rtcbridge import config
 from rtcbridge.cli import CommandError, Subparsers, UsageError, add_command
 
 if TYPE_CHECKING:
-    from rtcbridge.drivers.ledger import SqliteKeys
+    from rtcbridge.drivers.ledger import KeyStore
     from rtcbridge.gateway.server import Server
 
 PROJECT = "DEMO00"
@@ -57,7 +57,7 @@ def _demo(args: argparse.Namespace) -> int:
         nodes = settings.pools[0].local.state
         issued: list[str] = []
 
-        def credential(keys: "SqliteKeys") -> str:
+        def credential(keys: "KeyStore") -> str:
             issued.append(keys.create_client_key(PROJECT))
             return issued[0]
 

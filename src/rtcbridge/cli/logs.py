@@ -21,7 +21,9 @@ def configure_logs(level: str, style: str) -> None:
     ]
     renderer: Any = structlog.processors.JSONRenderer()
     if style == "console":
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        # The other way of showing an exception, if rich is there, shows local variables: secrets may be among them.
+        plain = structlog.dev.plain_traceback
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
     else:
         shared.append(structlog.processors.format_exc_info)
     structlog.configure(

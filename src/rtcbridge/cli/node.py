@@ -19,7 +19,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import structlog
 
-from rtcbridge.cli import CommandError, UsageError
+from rtcbridge.cli import UsageError
 from rtcbridge.cli.logs import configure_logs
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the node to its end, and the process with it.
 
     Raises:
-        UsageError: the command line or the environment is not right, or the model cannot be set up.
-        CommandError: the bridge refused the node.
+        UsageError: the command line or the environment is not right, or the model cannot be loaded.
     """
     options = _options(args, os.environ)
     _configure_logs(options["log_level"])
@@ -235,21 +234,25 @@ def _configure_logs(level: str) -> None:
 
 
 def _serve(config: AgentConfig, engine: Engine, worker: Worker, drain: float) -> int:
-    """Run the agent to its end. Raises UsageError or CommandError; does not return otherwise."""
+    """Run the agent to its end, and end the process: it does not return.
+
+    The model's thread may be in a call that never returns, and libraries' threads may outlive the interpreter.
+    Nothing is left to be saved, so neither is waited for: whoever started a node must see at once that it ended.
+    """
     from rtcbridge.node.agent import Agent, ExitStatus
     from rtcbridge.node.model import ModelError
 
+    number, reason = 0, ""
     try:
-        status = asyncio.run(_run_agent(Agent(config, engine, worker), drain))
+        if asyncio.run(_run_agent(Agent(config, engine, worker), drain)) is ExitStatus.REFUSED:
+            number, reason = 1, "the bridge refused this node: check --key, --pool and --id"
     except ModelError as error:
-        raise UsageError(str(error)) from None
-    if status is ExitStatus.REFUSED:
-        raise CommandError("the bridge refused this node: check --key, --pool and --id")
+        number, reason = _USAGE, " ".join(str(error).split())
+    if reason:
+        print(f"rtcbridge node: {reason}", file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    # The model's thread may be in a call that never returns, and libraries' threads may outlive the
-    # interpreter: nothing is left to be saved, so do not wait for either.
-    os._exit(0)
+    os._exit(number)
 
 
 async def _run_agent(agent: Agent, drain: float) -> ExitStatus:

@@ -1,19 +1,17 @@
 """Running a bridge in this process: drivers picked by the configuration, signals, the end."""
 
 import asyncio
-import contextlib
 import errno
-import fcntl
 import gc
 import os
 import signal
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from rtcbridge.cli import CommandError
+from rtcbridge.cli.lock import RunningBridge, held_store
 from rtcbridge.config import Config
-from rtcbridge.drivers.ledger import Database, SqliteKeys, SqliteLedger
+from rtcbridge.drivers.ledger import Database, KeyStore, SessionLedger
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
 
@@ -25,7 +23,7 @@ SERVE_UNTIL = (signal.SIGINT, signal.SIGTERM)
 def run_bridge(
     config: Config,
     *,
-    credential: Callable[[SqliteKeys], str] = lambda keys: "",
+    credential: Callable[[KeyStore], str] = lambda keys: "",
     ready: Callable[[Server], None] = lambda server: None,
     after: Callable[[], Awaitable[object]] | None = None,
     until: Sequence[signal.Signals] = SERVE_UNTIL,
@@ -41,12 +39,18 @@ def run_bridge(
 
     Raises:
         CommandError: The address cannot be had, a TLS file cannot be used, or another bridge has the store.
-        LedgerError: The store cannot be opened.
+        LedgerError: The store cannot be opened, or another bridge has it.
     """
-    with store_lock(config.store.path), Database(config.store.path) as database:
-        keys = SqliteKeys(database)
+    with held_store(config) as (store, announce):
+        keys = KeyStore(store)
+
+        def listens(server: Server) -> None:
+            tls = config.server.tls_cert
+            announce(RunningBridge(config.local_url(server.listener.port), os.path.abspath(tls) if tls else ""))
+            ready(server)
+
         try:
-            _run(_serve(config, database, keys, credential(keys), ready, after, until))
+            _run(_serve(config, store, keys, credential(keys), listens, after, until))
         finally:
             keys.close()
 
@@ -62,14 +66,14 @@ def _run(main: Coroutine[object, object, None]) -> None:
 
 async def _serve(
     config: Config,
-    database: Database,
-    keys: SqliteKeys,
+    store: Database,
+    keys: KeyStore,
     credential: str,
     ready: Callable[[Server], None],
     after: Callable[[], Awaitable[object]] | None,
     until: Sequence[signal.Signals],
 ) -> None:
-    ledger = SqliteLedger(database)
+    ledger = SessionLedger(store)
     providers = {pool.name: make_provider(pool) for pool in config.pools}
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -107,25 +111,3 @@ async def _start(server: Server, config: Config) -> None:
         if error.filename is not None:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
         raise CommandError(f"cannot listen on {where}: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def store_lock(store: Path) -> Iterator[None]:
-    """Hold the right to run a bridge on this store, of which one may: two would fight over its nodes.
-
-    Raises:
-        CommandError: Another bridge has it, or the folder cannot be written.
-    """
-    path = store.with_name(f"{store.name}.lock")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise CommandError(f"{path}: {error.strerror}") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise CommandError(f"another bridge runs on the store {store}") from None
-    finally:
-        os.close(descriptor)

@@ -4,16 +4,16 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 _Row = TypeVar("_Row", bound=msgspec.Struct)
 
 
-def add_json(parser: argparse.ArgumentParser) -> None:
-    """Add `--json`."""
-    parser.add_argument("--json", action="store_true", help="print a JSON list, times in Unix seconds")
+def add_json(parser: "argparse._ActionsContainer", default: Any = False) -> None:
+    """Add `--json`. `default`: `argparse.SUPPRESS` for a command below another that has it too."""
+    parser.add_argument("--json", action="store_true", default=default, help="print a JSON list, times in Unix seconds")
 
 
 def show(rows: Sequence[_Row], columns: Mapping[str, Callable[[_Row], object]], *, as_json: bool) -> None:
@@ -24,7 +24,7 @@ def show(rows: Sequence[_Row], columns: Mapping[str, Callable[[_Row], object]], 
     if as_json:
         print(msgspec.json.format(msgspec.json.encode(rows), indent=2).decode())
         return
-    cells = [list(columns), *([_plain(column(row)) for column in columns.values()] for row in rows)]
+    cells = [list(columns), *([plain(column(row)) for column in columns.values()] for row in rows)]
     widths = [max(len(line[index]) for line in cells) for index in range(len(columns))]
     for line in cells:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
@@ -45,5 +45,6 @@ def span(seconds: float) -> str:
     return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2])
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
+    """The text of a value without what a terminal could take for a command."""
     return "".join(character if character.isprintable() else "�" for character in str(value))

@@ -38,6 +38,7 @@ class Error(_Error, Enum):
     NODE_REFUSED = ("node_refused", "The node could not go on with the session.", True)
     NO_MEDIA = ("no_media", "No media arrived in time after the answer.", True)
     SESSION_TOO_LONG = ("session_too_long", "The session reached its maximum length.", False)
+    OPERATOR = ("session_ended", "The session was ended by the operator.", True)
     TOO_MANY_CANDIDATES = ("too_many_candidates", "Too many candidates before the node is ready.", False)
 
 

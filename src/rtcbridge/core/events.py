@@ -18,6 +18,7 @@ class Source(Enum):
     NODE = "node"
     POOL = "pool"
     CLOCK = "clock"
+    OPERATOR = "operator"
 
 
 # --- events, beside the messages of the wire ---
@@ -29,6 +30,14 @@ class Closed(Struct, frozen=True):
 
 class Dropped(Struct, frozen=True):
     """The client's socket ended without one, or the bridge itself gave it up."""
+
+
+class Away(Struct, frozen=True):
+    """The client's socket ended as for `Dropped`, and the client may come back on another one."""
+
+
+class Back(Struct, frozen=True):
+    """The client of a session is back, on a new socket."""
 
 
 class MediaUp(Struct, frozen=True):
@@ -77,10 +86,16 @@ class Expired(Struct, frozen=True):
     """The session reached `max_session`."""
 
 
+class Cancelled(Struct, frozen=True):
+    """An operator ends the session, and says why."""
+
+    reason: str
+
+
 PoolEvent: TypeAlias = Granted | Pending | Full | Failed | Lost
 Event: TypeAlias = (
-    SessionStart | Offer | Candidate | Closed | Dropped | NodeAnswer | NodeCandidate | MediaUp | MediaDown
-    | Declined | PoolEvent | Timeout | Expired
+    SessionStart | Offer | Candidate | Closed | Dropped | Away | Back | NodeAnswer | NodeCandidate | MediaUp | MediaDown
+    | Declined | PoolEvent | Timeout | Expired | Cancelled
 )  # fmt: skip
 
 
@@ -101,9 +116,13 @@ class SendNode(Struct, frozen=True):
 
 
 class Acquire(Struct, frozen=True):
-    """Get a slot or a place in line. One that is not `patient` leaves the line when it would be full."""
+    """Get a slot or a place in line, at its `front` or end.
+
+    One that is not `patient` leaves the line when it would be full.
+    """
 
     patient: bool
+    front: bool = False
 
 
 class Stay(Struct, frozen=True):
@@ -112,6 +131,14 @@ class Stay(Struct, frozen=True):
 
 class Yield(Struct, frozen=True):
     """The reservation ran out: let it go if others wait, renew it if not; the pool's answer follows."""
+
+
+class Suspend(Struct, frozen=True):
+    """Serve the session no more: it keeps its place in line, and gives back the slot that it may have."""
+
+
+class Resume(Struct, frozen=True):
+    """Serve the session again when its turn comes; the pool's word on what it has now follows."""
 
 
 class Reassign(Struct, frozen=True):
@@ -133,4 +160,4 @@ class End(Struct, frozen=True):
     rejoin: bool = False
 
 
-Effect: TypeAlias = SendClient | SendNode | Acquire | Stay | Yield | Reassign | Begin | End
+Effect: TypeAlias = SendClient | SendNode | Acquire | Stay | Yield | Suspend | Resume | Reassign | Begin | End

@@ -18,6 +18,14 @@ class Machine(Enum):
     STOPPED = "stopped"  # it does not run, and can be started again
 
 
+_LIVELIEST = (Machine.RUNNING, Machine.LEAVING, Machine.COMING, Machine.STOPPING, Machine.STOPPED)
+
+
+def liveliest(one: Machine, other: Machine) -> Machine:
+    """Return which of two machines that one node has counts."""
+    return min(one, other, key=_LIVELIEST.index)
+
+
 _S, _E, _M = NodeState, NodeEvent, Machine
 
 # A pair that is not here changes nothing: both agree, or an operation is still to come that makes them agree.

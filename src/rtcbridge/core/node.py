@@ -47,6 +47,7 @@ class NodeEvent(Enum):
     START = "start"
     STOP = "stop"  # somebody wants it stopped, with its sessions
     DESTROY = "destroy"
+    RESTED = "rested"  # its start was refused a while ago, and may be tried again
     TIMEOUT = "timeout"  # the state's deadline has passed
 
 
@@ -125,6 +126,7 @@ NODE_TRANSITIONS: Mapping[tuple[NodeState, NodeEvent], NodeState] = {
     (_S.STOPPED, _E.TIMEOUT): _S.TERMINATING,
     (_S.FAILED, _E.REGISTERED): _S.READY,  # late, but up
     (_S.FAILED, _E.DESTROY): _S.TERMINATING,
+    (_S.FAILED, _E.RESTED): _S.STOPPING,  # whatever the refused start may have done to the machine
     (_S.FAILED, _E.TIMEOUT): _S.TERMINATING,
     (_S.TERMINATING, _E.ACCEPTED): _S.GONE,
     (_S.TERMINATING, _E.REFUSED): _S.TERMINATING,
@@ -177,10 +179,10 @@ class Node:
     """A machine with slots. One that no provider made (`managed` is false) is gone where others are stopped.
 
     Times are seconds on the caller's clock. `heard`: when it last spoke;
-    `started`: its last boot was the start of a stopped machine; `busy`: an operation is under way;
-    `uncertain`: an earlier life of this bridge may have asked for its creation; `leaving`: its machine will
-    soon be gone, whatever we do. Only its pool changes `sessions`. `watch` is called after a change that matters
-    to who gets which slot.
+    `started`: its last boot was the start of a stopped machine; `refusals`: its last starts, in a row, that the
+    provider refused; `busy`: an operation is under way; `uncertain`: an earlier life of this bridge may have asked for
+    its creation; `leaving`: its machine will soon be gone, whatever we do. Only its pool changes `sessions`. `watch` is
+    called after a change that matters to who gets which slot.
     """
 
     def __init__(self, id: str, spec: PoolSpec, state: NodeState, now: float, managed: bool = True) -> None:
@@ -194,6 +196,7 @@ class Node:
         self.sessions: set[str] = set()
         self.epoch = 0
         self.started = False
+        self.refusals = 0
         self.busy = False
         self.uncertain = False
         self.leaving = False
@@ -288,6 +291,10 @@ class Node:
         self.retry_at, self._retries = now, 0
         if self.state is NodeState.READY or event is NodeEvent.START:
             self.reason = ""
+        if self.state is NodeState.READY:
+            self.refusals = 0
+        if event is NodeEvent.REFUSED and before is NodeState.STARTING:
+            self.refusals += 1
         if event in _REASONS:
             self.reason = _REASONS[event]
         elif event is NodeEvent.TIMEOUT and self.state is NodeState.FAILED:

@@ -1,20 +1,20 @@
-"""Who gets which slot, and what to create, start and stop. The caller brings the time."""
+"""The nodes of a pool: what to create, start and stop, and when. The caller brings the time."""
 
-from typing import TypeAlias
+from collections.abc import Callable
 
 from msgspec import Struct
 
 from rtcbridge.core import policy
+from rtcbridge.core.assignment import Assignment
 from rtcbridge.core.breaker import Breaker
 from rtcbridge.core.errors import Error
-from rtcbridge.core.events import Failed, Full, Granted, Lost, Pending, PoolEvent
-from rtcbridge.core.line import Line, Waiter
-from rtcbridge.core.messages import Status
+from rtcbridge.core.events import Lost
 from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState, Order
+from rtcbridge.core.projects import Projects
 from rtcbridge.core.spec import PoolSpec
-from rtcbridge.core.tally import Tally, ordered_step
+from rtcbridge.core.tally import ordered_step
 
-Verdict: TypeAlias = tuple[str, PoolEvent]  # a session's id, and what the pool says to it
+_GOING = frozenset({NodeState.FAILED, NodeState.TERMINATING})
 
 
 class Create(Struct, frozen=True):
@@ -28,67 +28,21 @@ class Step(Struct, frozen=True):
     event: NodeEvent
 
 
-class Pool:
-    """The nodes of one kind, the sessions that hold their slots, and the line of those that wait.
+class Pool(Assignment):
+    """The nodes of one kind, with the sessions and the line of `Assignment`.
 
-    A call costs about the same however many nodes and sessions there are. `nodes` and `line` are there to be
-    read; they are changed by the methods only.
+    Pools that know of each other are made by `Pools`.
     """
 
-    def __init__(self, spec: PoolSpec) -> None:
-        self.spec = spec
-        self.nodes: dict[str, Node] = {}
-        self.holders: dict[str, Node] = {}
-        self.line = Line()
+    def __init__(
+        self,
+        spec: PoolSpec,
+        projects: Projects | None = None,
+        stirred: Callable[[str], object] = lambda name: None,
+    ) -> None:
+        super().__init__(spec, projects, stirred)
         self.breaker = Breaker(spec.breaker_failures, spec.breaker_pause, spec.breaker_max_pause)
-        self._tally = Tally()
-        self._verdicts: dict[str, PoolEvent] = {}  # to be told at the next settling
-        self._cause: Error | None = None  # why the supply has shrunk since the last one
-
-    # --- sessions ---
-
-    def join(self, session: str, *, patient: bool, front: bool = False, exclude: str = "") -> None:
-        """Put a session in line; `settle` then says what it gets. Nothing happens if it is here already."""
-        if session in self.line or session in self.holders:
-            return
-        waiter = Waiter(patient, exclude)
-        if front:
-            self.line.push(session, waiter)
-        else:
-            self.line.append(session, waiter)
-
-    def stay(self, session: str) -> None:
-        """Let a waiting session keep its place also when the pool is full."""
-        if waiter := self.line.get(session):
-            waiter.patient = True
-
-    def leave(self, session: str, now: float) -> None:
-        """Free the slot or the place in line of a session."""
-        self._verdicts.pop(session, None)
-        if self.line.pop(session) is None and (node := self.holders.pop(session, None)):
-            node.sessions.discard(session)
-            if not node.sessions:
-                node.idle_since = now
-            self._tally.count(node)
-
-    def yield_slot(self, session: str, now: float) -> None:
-        """A reservation ran out: renew it when nobody waits, else send it to the end of the line."""
-        if (node := self.holders.get(session)) is None:
-            return
-        if self.line:
-            self.leave(session, now)
-            self.join(session, patient=True)
-        else:
-            self._verdicts[session] = Granted(node.id)
-
-    def adopt(self, session: str, node: str) -> None:
-        """Let a session of an earlier life of this bridge hold its slot."""
-        self._hold(session, self.nodes[node])
-
-    def _hold(self, session: str, node: Node) -> None:
-        node.sessions.add(session)
-        self.holders[session] = node
-        self._tally.count(node)
+        self._staffing = policy.Staffing()
 
     # --- nodes ---
 
@@ -99,6 +53,9 @@ class Pool:
         self._tally.note(node)
         if node.state is NodeState.PROVISIONING:
             self.breaker.begin(node.id)
+        if node.state in COMING:
+            whole = node.state is NodeState.PROVISIONING and not node.uncertain
+            self._estimator.begin(node.id, node.since, created=not node.started, whole=whole)
 
     def observe(self, id: str, event: NodeEvent, now: float) -> bool:
         """Tell a node what happened to it; return whether its state changed. Raises TransitionError."""
@@ -110,6 +67,10 @@ class Pool:
             self._judge(node, before, now)
         if node.state is NodeState.FAILED:
             self._cause = Error.START_FAILED if node.started else Error.POOL_FULL
+        if node.state is NodeState.STARTING:
+            self._estimator.begin(id, now, created=False, whole=True)
+        elif node.state is not NodeState.BOOTING:
+            self._estimator.end(id, now, ready=node.state is NodeState.READY)
         if node.state not in UP:
             self._lose(node)
         if node.state is NodeState.GONE:
@@ -138,6 +99,8 @@ class Pool:
     def _lose(self, node: Node) -> None:
         for session in sorted(node.sessions):
             self.holders.pop(session, None)
+            self._estimator.held.pop(session, None)
+            self._release(session)
             self._verdicts[session] = Lost()
         node.sessions.clear()
         node.linked = False
@@ -147,72 +110,6 @@ class Pool:
         if session in self.holders:
             self.leave(session, now)
             self._verdicts[session] = Lost()
-
-    # --- who gets which slot ---
-
-    def settle(self, now: float) -> list[Verdict]:
-        """Give free slots to those in line, tell the others where they stand; return what is new.
-
-        To be called again after its verdicts were followed, until it returns nothing: those who lost their slot
-        come first, since they rejoin the line before it moves.
-        """
-        verdicts: list[Verdict] = []
-        if self._verdicts:
-            verdicts += self._verdicts.items()
-            self._verdicts.clear()
-            return verdicts
-        if self.line:
-            self._assign(verdicts)
-        if self.line:
-            self._refuse(verdicts)
-            for session, waiter, status in self.line.divide(self.supply()):
-                if not waiter.exclude:
-                    self._tell(session, waiter, status, verdicts)
-        self._cause = None
-        return verdicts
-
-    def _assign(self, verdicts: list[Verdict]) -> None:
-        """Match waiting sessions, oldest first, to ready nodes."""
-        passed: list[tuple[str, Waiter]] = []
-        while self.line and self._tally.open:
-            session, waiter = self.line.pop_first()
-            node = self._choose(waiter.exclude)
-            if node is None:
-                passed.append((session, waiter))
-                continue
-            self._hold(session, node)
-            verdicts.append((session, Granted(node.id)))
-        for session, waiter in reversed(passed):
-            self.line.push(session, waiter)
-
-    def _choose(self, exclude: str) -> Node | None:
-        """The fullest node with a free slot: whole nodes stay empty and can be stopped. Ties: the id."""
-        for _, id in self._tally.open[:2]:
-            if id != exclude:
-                return self.nodes[id]
-        return None
-
-    def _refuse(self, verdicts: list[Verdict]) -> None:
-        """Tell those that may not have every node where they stand."""
-        gone = 0
-        for place, session, waiter in list(self.line.places()):
-            status = Status.PENDING if place - gone <= self.supply(waiter.exclude) else Status.FULL
-            self._tell(session, waiter, status, verdicts)
-            gone += session not in self.line
-
-    def _tell(self, session: str, waiter: Waiter, status: Status, verdicts: list[Verdict]) -> None:
-        if status is not waiter.status:
-            verdicts.append((session, self._verdict(waiter, status)))
-            waiter.status = status
-        if status is Status.FULL and not waiter.patient:
-            self.line.pop(session)
-
-    def _verdict(self, waiter: Waiter, status: Status) -> PoolEvent:
-        if status is Status.PENDING:
-            return Pending()
-        if self._cause is not None and waiter.status is Status.PENDING:
-            return Failed(self._cause)
-        return Full()
 
     def supply(self, exclude: str = "") -> int:
         """Return how many slots are on their way, or could be: what a place in line is compared with."""
@@ -237,9 +134,14 @@ class Pool:
         steps += [Step(id, event) for id, node in tally.ordered.items() if (event := ordered_step(node))]
         if not self.spec.elastic:
             return steps
-        demand = len(self.line) + tally.sessions
-        missing = policy.target(demand, self.spec.min_ready, self.spec.beta) + self._useless() - tally.capacity
-        return steps + (self._more(missing) if missing > 0 else self._less(-missing, now))
+        if excess := self._excess():
+            return steps + excess  # the next plan goes on without them
+        demand = len(self.line.queue) + tally.sessions
+        band = self._staffing.band(self.spec, demand, now)
+        useful = tally.capacity - self._useless()
+        if useful < band.start:
+            return steps + self._more(band.start - useful)
+        return steps + self._less(useful - band.start, useful - band.stop, now)
 
     def _useless(self) -> int:
         """Slots that a waiting session may not have, since their node did not answer it."""
@@ -247,9 +149,18 @@ class Pool:
         shares = [self._tally.share(node) for node in excluded]
         return sum(max(0, share.capacity - share.sessions) for share in shares)
 
+    def _excess(self) -> list[Create | Step]:
+        """Stopped nodes beyond `max_nodes`, which was made smaller: the longest stopped go. Nothing that runs does."""
+        excess = len(self.nodes) - self.spec.max_nodes
+        if excess <= 0 or not self._tally.stopped:
+            return []
+        excess -= sum(node.state in _GOING or node.order is Order.DESTROY for node in self.nodes.values())
+        stopped = sorted(self._tally.stopped.values(), key=lambda node: (node.since, node.id))
+        return [Step(node.id, NodeEvent.DESTROY) for node in stopped[: max(0, excess)]]
+
     def _more(self, missing: int) -> list[Create | Step]:
         steps: list[Create | Step] = []
-        for node in sorted(self._tally.stopped.values(), key=lambda node: (-node.since, node.id)):
+        for node in sorted(self._tally.stopped.values(), key=lambda node: (node.refusals, -node.since, node.id)):
             if missing > 0:
                 steps.append(Step(node.id, NodeEvent.START))
                 missing -= node.capacity
@@ -258,20 +169,24 @@ class Pool:
         new = min(self._creatable(), -(-missing // self.spec.slots))
         return (steps + [Create()] * new)[: self.breaker.allowance]
 
-    def _less(self, surplus: int, now: float) -> list[Create | Step]:
+    def _less(self, surplus: int, excess: float, now: float) -> list[Create | Step]:
+        """Stop idle nodes: an excess at once, the rest of a surplus when they have been idle for long enough."""
         steps: list[Create | Step] = []
         for since, id in self._tally.idle:
-            if surplus <= 0 or since + self.spec.idle_timeout > now:
+            late = since + self.spec.idle_timeout <= now
+            if surplus <= 0 or not (late or excess > 0):
                 break
-            if (capacity := self.nodes[id].capacity) <= surplus:
+            capacity = self.nodes[id].capacity
+            if capacity <= (surplus if late else excess):
                 steps.append(Step(id, NodeEvent.DRAIN))
                 surplus -= capacity
+                excess -= capacity
         return steps
 
     @property
     def restless(self) -> bool:
         """Whether a settling may have left something to plan. A static pool only lets drained nodes go."""
-        return bool(self.line or self.spec.elastic or self._tally.emptied)
+        return bool(self.line.waiters or self.spec.elastic or self._tally.emptied)
 
     def operations(self, now: float) -> list[tuple[Node, str]]:
         """Return the provider operations that are due: one a node at a time, refused ones after a pause."""
@@ -295,12 +210,18 @@ class Pool:
             if reserved and len(self._tally.stopped) <= self.spec.stopped_reserve:
                 node.prolong(now)
                 continue
-            silent = node.state in UP and node.heard + silence <= now
-            if self.observe(node.id, NodeEvent.SILENT if silent else NodeEvent.TIMEOUT, now):
+            event = NodeEvent.TIMEOUT
+            if node.state in UP and node.heard + silence <= now:
+                event = NodeEvent.SILENT
+            elif node.state is NodeState.FAILED and 0 < node.refusals < self.spec.start_attempts:
+                event = NodeEvent.RESTED
+            if self.observe(node.id, event, now):
                 changed.append(node.id)
         return changed
 
     def next_due(self, now: float, silence: float) -> float:
         """Return when the next deadline, retry, idle node or end of a pause is due; infinity if nothing is."""
         due = min(self._tally.next_due(now, silence), self.breaker.until)
-        return min(due, self._tally.next_idle(now, self.spec.idle_timeout)) if self.spec.elastic else due
+        if not self.spec.elastic:
+            return due
+        return min(due, self._tally.next_idle(now, self.spec.idle_timeout), self._staffing.next_change(self.spec))

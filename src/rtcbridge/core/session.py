@@ -1,15 +1,18 @@
 """One client's claim on one slot: every step it may take, as a table, and what each asks to be done."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from math import inf
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rtcbridge.core import messages
 from rtcbridge.core.errors import Error, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
+    Away,
+    Back,
     Begin,
+    Cancelled,
     Closed,
     Declined,
     Dropped,
@@ -26,10 +29,12 @@ from rtcbridge.core.events import (
     Pending,
     PoolEvent,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )  # fmt: skip
@@ -55,12 +60,14 @@ class State(Enum):
     ANSWERED = "answered"  # the client has the answer, media is not up yet
     LIVE = "live"  # media is up
     DETACHED = "detached"  # media is up, the client's socket is gone
+    AWAY = "away"  # in line or with a reservation; the client's socket is gone, and it may come back
+    SUSPENDED = "suspended"  # away for so long that it gets no slot; it keeps its place in line
     ENDED = "ended"
 
 
 # --- the table ---
 
-_C, _N, _P, _K = Source.CLIENT, Source.NODE, Source.POOL, Source.CLOCK
+_C, _N, _P, _K, _O = Source.CLIENT, Source.NODE, Source.POOL, Source.CLOCK, Source.OPERATOR
 _S = State
 Table: TypeAlias = Mapping[tuple[State, Source, type], State]
 
@@ -89,6 +96,13 @@ TRANSITIONS: Table = {
     # the client goes
     **_to(_S.ENDED, f"{_UNSERVED} {_SERVED}", _C, Closed, Dropped),
     (_S.LIVE, _C, Dropped): _S.DETACHED,
+    # the client may come back
+    **_to(_S.AWAY, "ASKED PENDING FULL RESERVED HELD", _C, Away),
+    **_to(_S.ENDED, "NEW CLAIMING RETRYING OFFERED REOFFERED ANSWERED", _C, Away),
+    (_S.LIVE, _C, Away): _S.DETACHED,
+    **_to(_S.ASKED, "AWAY SUSPENDED", _C, Back),
+    (_S.DETACHED, _C, Back): _S.LIVE,
+    **_to(_S.ENDED, "AWAY SUSPENDED", _C, Closed),
     # the pool answers
     **_to(_S.RESERVED, "ASKED PENDING FULL", _P, Granted),
     **_to(_S.PENDING, "ASKED PENDING FULL", _P, Pending),
@@ -100,6 +114,7 @@ TRANSITIONS: Table = {
     **_to(_S.ENDED, "CLAIMING RETRYING", _P, Full),
     **_to(_S.ENDED, "CLAIMING HELD RETRYING", _P, Failed),
     **_to(_S.ENDED, f"ASKED HELD RESERVED {_SERVED} DETACHED", _P, Lost),
+    **_same("AWAY", _P, Granted, Pending, Full, Failed, Lost),
     # the node answers
     **_to(_S.ANSWERED, "OFFERED REOFFERED", _N, NodeAnswer),
     **_same("ANSWERED LIVE DETACHED", _N, NodeAnswer),
@@ -112,12 +127,16 @@ TRANSITIONS: Table = {
     # time passes
     (_S.RESERVED, _K, Timeout): _S.ASKED,
     (_S.OFFERED, _K, Timeout): _S.RETRYING,
-    **_to(_S.ENDED, "REOFFERED ANSWERED DETACHED", _K, Timeout),
+    **_to(_S.ENDED, "REOFFERED ANSWERED DETACHED SUSPENDED", _K, Timeout),
+    (_S.AWAY, _K, Timeout): _S.SUSPENDED,
     **_to(_S.ENDED, f"{_SERVED} DETACHED", _K, Expired),
+    # the operator ends it
+    **_to(_S.ENDED, f"{_UNSERVED} {_SERVED} DETACHED AWAY SUSPENDED", _O, Cancelled),
 }
 
 _BEFORE_OFFER = frozenset(State[name] for name in _UNSERVED.split())
 _UNANSWERED = frozenset((_S.OFFERED, _S.REOFFERED))
+_ALONE = frozenset((_S.DETACHED, _S.AWAY, _S.SUSPENDED))  # nobody is there to be told
 _RELAYING = frozenset((_S.ANSWERED, _S.LIVE))
 DEADLINES: Mapping[State, str] = {  # the setting of SessionSpec that bounds a state
     _S.RESERVED: "claim_timeout",
@@ -125,6 +144,8 @@ DEADLINES: Mapping[State, str] = {  # the setting of SessionSpec that bounds a s
     _S.REOFFERED: "answer_timeout",
     _S.ANSWERED: "connect_timeout",
     _S.DETACHED: "resume_grace",
+    _S.AWAY: "claim_timeout",
+    _S.SUSPENDED: "resume_grace",  # from the moment at which the socket ended
 }
 _END_OF_STATE = {_S.REOFFERED: Error.NO_ANSWER, _S.ANSWERED: Error.NO_MEDIA}
 
@@ -133,7 +154,7 @@ class Session:
     """One session. It reads no clock and sends nothing: `receive` takes an event and returns the effects."""
 
     __slots__ = (
-        "_candidates", "_dropping", "_from_node", "_offer", "_provisioning", "_spec", "_started",
+        "_away_until", "_candidates", "_dropping", "_from_node", "_offer", "_provisioning", "_spec", "_started",
         "_state_deadline", "_status", "_told", "dialect", "expires", "id", "node", "state",
     )  # fmt: skip
 
@@ -144,6 +165,7 @@ class Session:
         self.dialect = dialect
         self.expires = inf
         self._state_deadline = inf
+        self._away_until = inf
         self._spec = spec
         self._offer = b""
         self._candidates: list[bytes] = []  # of the client, for the node
@@ -172,7 +194,7 @@ class Session:
     @property
     def deadline(self) -> float:
         """When `Timeout` or, if `expires` has come, `Expired` is due."""
-        return min(self._state_deadline, self.expires)
+        return self._state_deadline if self._state_deadline < self.expires else self.expires
 
     @property
     def relaying(self) -> bool:
@@ -186,34 +208,20 @@ class Session:
             ProtocolError: the event is not allowed now; nothing has changed.
         """
         before = self.state
+        kind = type(event)
         try:
-            state = TRANSITIONS[before, source, type(event)]
+            state = TRANSITIONS[before, source, kind]
         except KeyError:
-            raise ProtocolError(f"{type(event).__name__} is not allowed now ({before.value}).") from None
-        self.state = state
+            raise ProtocolError(f"{kind.__name__} is not allowed now ({before.value}).") from None
         if state is not before:
+            self.state = state
             setting = DEADLINES.get(state)
             self._state_deadline = now + getattr(self._spec, setting) if setting else inf
-        match event:
-            case Candidate():
-                return self._take_candidate(event)
-            case SessionStart():
-                return self._start(before)
-            case Offer():
-                return self._take_offer(event, before, now)
-            case NodeCandidate() | NodeAnswer():
-                return self._from_peer(event, before)
-            case Granted() | Pending() | Full() | Failed() | Lost():
-                return self._from_pool(event, before, now)
-            case MediaUp():
-                if state is State.DETACHED:
-                    self._state_deadline = now + self._spec.resume_grace
-                return []
-        return self._give_up(event, before)
+        return _HANDLERS[kind](self, event, before, now)
 
     # --- the client ---
 
-    def _start(self, before: State) -> list[Effect]:
+    def _start(self, event: SessionStart, before: State, now: float) -> list[Effect]:
         self._started, self._told = True, None
         if before is State.NEW:
             return [Acquire(patient=True)]
@@ -237,7 +245,7 @@ class Session:
             self._candidates = []
         return [self._send_offer()]
 
-    def _take_candidate(self, candidate: Candidate) -> list[Effect]:
+    def _take_candidate(self, candidate: Candidate, before: State, now: float) -> list[Effect]:
         self.dialect = self.dialect or candidate.dialect
         if self.state in _RELAYING:
             return [self._send_candidate(candidate.candidate)]
@@ -253,9 +261,36 @@ class Session:
             return [SendClient(messages.client_error(Error.TOO_MANY_CANDIDATES.text))]
         return []
 
+    # --- coming back ---
+
+    def _is_there(self, event: MediaUp | Away | Back, before: State, now: float) -> list[Effect]:
+        """Media is up, or the client has gone for a while, or is back."""
+        match event:
+            case MediaUp():
+                if self.state is State.DETACHED:
+                    self._state_deadline = now + self._spec.resume_grace
+            case Back() if self.state is State.ASKED:
+                return self._come_back(now)
+            case Away() if self.state is State.AWAY:
+                self._away_until = now + self._spec.resume_grace
+                self._state_deadline = min(self._state_deadline, self._away_until)
+            case Away():
+                return self._give_up(event, before, now)
+        return []
+
+    def _come_back(self, now: float) -> list[Effect]:
+        """The pool says anew where the session stands, and an offer that is held waits for that."""
+        self._status = self._told = None
+        offer, self._offer, self.node = self._offer, b"", ""
+        held = self.receive(Source.CLIENT, Offer(offer, self.dialect or Dialect.FLAT), now) if offer else []
+        return [Resume(), *held]
+
     # --- the pool ---
 
     def _from_pool(self, event: PoolEvent, before: State, now: float) -> list[Effect]:
+        if before is State.AWAY:  # the client is told when it is back
+            self.node = event.node if isinstance(event, Granted) else ""
+            return [Acquire(patient=True, front=True)] if isinstance(event, Lost) else []
         match event:
             case Granted(node=node):
                 self.node = node
@@ -310,7 +345,7 @@ class Session:
     def _send_candidate(self, candidate: bytes) -> SendNode:
         return SendNode(self.node, b"%b%b}" % (messages.node_candidate_prefix(self.id), candidate))
 
-    def _from_peer(self, message: NodeAnswer | NodeCandidate, before: State) -> list[Effect]:
+    def _from_peer(self, message: NodeAnswer | NodeCandidate, before: State, now: float) -> list[Effect]:
         dialect = self.dialect or Dialect.FLAT
         if self.state is State.DETACHED:
             return []
@@ -325,18 +360,25 @@ class Session:
         self._from_node, self._candidates, self._offer = [], [], b""
         return effects
 
-    def _give_up(self, event: Event, before: State) -> list[Effect]:
+    def _give_up(self, event: Event, before: State, now: float) -> list[Effect]:
         """A socket, a peer connection or a deadline ended: go on elsewhere, wait, or end."""
+        return self._finish(event, before) if self.state is State.ENDED else self._go_on()
+
+    def _go_on(self) -> list[Effect]:
         if self.state is State.RETRYING:
             self._from_node, self.expires, self._status, node, self.node = [], inf, None, self.node, ""
             return [SendNode(node, self._session_end("no answer")), Reassign(exclude=node)]
         if self.state is State.ASKED:
             self._status, self.node = None, ""
             return [Yield()]
-        if self.state is State.DETACHED:
-            return []
+        if self.state is State.SUSPENDED:
+            self._state_deadline = self._away_until
+            return [Suspend()]
+        return []
+
+    def _finish(self, event: Event, before: State) -> list[Effect]:
         match event:
-            case Closed() | Dropped():
+            case Closed() | Dropped() | Away():
                 return self._ended("client left", None)
             case Expired():
                 return self._ended("max_session", None if before is State.DETACHED else Error.SESSION_TOO_LONG)
@@ -344,6 +386,8 @@ class Session:
                 return self._ended("timeout", _END_OF_STATE.get(before))
             case Declined():
                 return self._ended("node refused", self._refusal(before))
+            case Cancelled(reason=reason):
+                return self._ended(reason, None if before in _ALONE else Error.OPERATOR)
             case MediaDown(reason=reason):
                 return self._ended(reason, Error.NO_ANSWER if before is State.REOFFERED else None)
         raise AssertionError(event)  # pragma: no cover — the table has no such cell
@@ -364,3 +408,14 @@ class Session:
         effects.append(End(reason, rejoin=rejoin))
         self._candidates, self._from_node, self._offer, self.expires = [], [], b"", inf
         return effects
+
+
+_HANDLERS: Mapping[type, Callable[[Session, Any, State, float], list[Effect]]] = {
+    SessionStart: Session._start,
+    Offer: Session._take_offer,
+    Candidate: Session._take_candidate,
+    **dict.fromkeys((NodeAnswer, NodeCandidate), Session._from_peer),
+    **dict.fromkeys((Granted, Pending, Full, Failed, Lost), Session._from_pool),
+    **dict.fromkeys((MediaUp, Away, Back), Session._is_there),
+    **dict.fromkeys((MediaDown, Declined, Cancelled, Closed, Dropped, Timeout, Expired), Session._give_up),
+}

@@ -3,7 +3,9 @@
 from bisect import bisect_left, bisect_right, insort
 from heapq import heappop, heappush
 from math import inf
-from typing import NamedTuple
+from typing import Final
+
+from msgspec import Struct
 
 from rtcbridge.core.node import COMING, OPERATIONS, UP, Node, NodeEvent, NodeState, Order
 
@@ -11,7 +13,7 @@ _DORMANT = frozenset({NodeState.STOPPING, NodeState.STOPPED})
 _AWAITED = COMING | _DORMANT | {NodeState.LOST}
 
 
-class _Share(NamedTuple):
+class _Share(Struct):
     """What one node adds to the sums, and where it stands in the orders."""
 
     supply: int = 0  # slots that a place in line may count on
@@ -23,7 +25,7 @@ class _Share(NamedTuple):
     idle: tuple[float, str] | None = None
 
 
-_NOTHING = _Share()
+_NOTHING: Final = _Share()
 
 
 def share(node: Node) -> _Share:
@@ -99,15 +101,22 @@ class Tally:
             self._wake_at(id, self._earliest(node))
 
     def count(self, node: Node) -> None:
-        """Take in that a session has come to a node or left it."""
-        if node.state is NodeState.READY:
-            self._replace(node.id, share(node))
-        else:
+        """Take in that a session has come to a node or left it: `note`, in fewer steps where it is ready."""
+        id = node.id
+        mine = self._shares.get(id)
+        if mine is None or node.state is not NodeState.READY or not node.linked or node.order is not Order.NONE:
             self.note(node)
+            return
+        used = len(node.sessions)
+        self.sessions += used - mine.sessions
+        mine.sessions = used
+        self._place(mine, (-used, id) if used < node.capacity else None)
+        if node.managed:
+            self._rest(mine, None if used else (node.idle_since, id))
 
     def forget(self, node: str) -> None:
         """Take out a node that is gone."""
-        self._replace(node, _NOTHING)
+        self._replace(node, _Share())
         for nodes in (self.stopped, self.emptied, self.ordered, self.acting, self._nodes):
             nodes.pop(node, None)
         for facts in (self._shares, self._alarm, self._stamps):
@@ -129,16 +138,28 @@ class Tally:
             self.capacity += new.capacity - old.capacity
             self.stopping += new.stopping - old.stopping
             self.dormant += new.dormant - old.dormant
-        if new.open != old.open:
-            if old.open:
-                del self.open[bisect_left(self.open, old.open)]
-            if new.open:
-                insort(self.open, new.open)
-        if new.idle != old.idle:
-            if old.idle:
-                del self.idle[bisect_left(self.idle, old.idle)]
-            if new.idle:
-                insort(self.idle, new.idle)
+        open, idle = new.open, new.idle
+        new.open, new.idle = old.open, old.idle
+        self._place(new, open)
+        self._rest(new, idle)
+
+    def _place(self, share: _Share, open: tuple[int, str] | None) -> None:
+        """Move a node to where it now stands among those with a free slot."""
+        before, share.open = share.open, open
+        if before != open:
+            if before:
+                del self.open[bisect_left(self.open, before)]
+            if open:
+                insort(self.open, open)
+
+    def _rest(self, share: _Share, idle: tuple[float, str] | None) -> None:
+        """Move a node to where it now stands among the idle ones."""
+        before, share.idle = share.idle, idle
+        if before != idle:
+            if before:
+                del self.idle[bisect_left(self.idle, before)]
+            if idle:
+                insort(self.idle, idle)
 
     # --- time ---
 

@@ -19,21 +19,26 @@ from rtcbridge.core.events import (
     End,
     Event,
     Expired,
+    Granted,
     Reassign,
+    Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
+    Suspend,
     Timeout,
     Yield,
 )  # fmt: skip
 from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
 from rtcbridge.core.node import UP, Node, NodeState, Order, duration
 from rtcbridge.core.pool import Pool
+from rtcbridge.core.pools import Pools
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 from rtcbridge.gateway.links import Link, Socket
-from rtcbridge.gateway.timers import Timer, TimerWheel
+from rtcbridge.gateway.recent import RecentCount
+from rtcbridge.gateway.timers import Lane, Timer, TimerWheel
 from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
 
 log = structlog.get_logger(__name__)
@@ -57,7 +62,7 @@ class Entry:
         self.prefix = CANDIDATE_PREFIX[Dialect.FLAT]  # what stands before a candidate for the client
         self.target = messages.node_candidate_prefix(session.id)  # and before one for the node
         self.link: Link | None = None  # set while candidates go straight between client and node
-        self.timer: Timer | None = None
+        self.timer: Timer | Lane | None = None
         self.due = inf
         self.begun = False  # the ledger and the node know of it
         self.delivered = False  # its offer went out on a socket of the node
@@ -98,14 +103,16 @@ class Bridge:
         self.wall = time.time
         self.session_spec = session_spec(config)
         self.silence = config.nodes.heartbeat * config.nodes.missed
-        self.pools: dict[str, Pool] = {spec.name: Pool(spec) for spec in config.pool_specs()}
+        self.pools = Pools(config.pool_specs(), config.project_specs())
         self.nodes: dict[str, tuple[Pool, Node]] = {}
         self.links: dict[str, Link] = {}
         self.sessions: dict[str, Entry] = {}
         self.clients: set[Client] = set()
+        self.starts = {name: RecentCount() for name in self.pools}  # of sessions, by pool
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
+        self._deadlines = wheel.lane(self.session_spec.answer_timeout, self._due)
         self._pool_of: dict[str, Pool] = {}  # by project
-        self._unsettled: dict[str, Pool] = {}
+        self._unsettled = self.pools.unsettled
         self._settling = False
         self._closed = False
 
@@ -127,17 +134,16 @@ class Bridge:
         self._poll_keys()
 
     def _adopt(self, row: SessionRow, now: float) -> None:
-        _, node = self.nodes.get(row.node, (None, None))
-        if node is None or node.state not in UP:
+        pool, node = self.nodes.get(row.node, (None, None))
+        if pool is None or node is None or node.state not in UP:
             self.ledger.session_ended(row.id, self.wall(), "node lost")
             return
-        pool = self.pools[row.pool]
         session = Session.adopted(row.id, row.node, self.session_spec, now)
         if self.session_spec.max_session:
             session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
         entry = self.sessions[row.id] = Entry(session, pool, row.project, None)
         entry.begun = entry.delivered = True
-        pool.adopt(row.id, row.node)
+        pool.adopt(row.id, row.node, row.project, now - max(0.0, self.wall() - row.started))
         self._reschedule(entry, now)
 
     def add_node(self, pool: Pool, node: Node) -> Link:
@@ -156,7 +162,7 @@ class Bridge:
     # --- clients ---
 
     def pool_of(self, identity: Identity) -> Pool:
-        """The pool that a client's sessions go to: its project's own, else the shared default."""
+        """The pool in whose line a client's sessions wait: its project's own, else the shared default."""
         pool = self._pool_of.get(identity.project)
         if pool is None:
             pool = self._pool_of[identity.project] = self.pools[self.config.pool_for(identity.project)]
@@ -172,9 +178,9 @@ class Bridge:
                 return
             entry = Entry(Session(new_session_id(self.wall()), self.session_spec, dialect), pool, project, client)
             self.sessions[entry.session.id] = client.entry = entry
-            self._set_prefix(entry)
         self.deliver(entry, Source.CLIENT, event)
-        self._set_prefix(entry)
+        if entry.session.dialect is Dialect.PAYLOAD:
+            self._set_prefix(entry)
 
     def client_gone(self, entry: Entry, event: Event) -> None:
         """The socket of a session's client has ended."""
@@ -206,51 +212,76 @@ class Bridge:
         """Give a session one event and do what it asks. Raises ProtocolError; then nothing has changed."""
         now = self.clock()
         session = entry.session
-        effects = session.receive(source, event, now)
+        before = session.state
+        self._perform(entry, session.receive(source, event, now), now)
+        if session.state is not before:
+            entry.link = self.links.get(session.node) if session.relaying else None
+            self._reschedule(entry, now)
+        if self._unsettled and not self._settling:
+            self._settle_all()
+
+    def _perform(self, entry: Entry, effects: list[Effect], now: float) -> None:
         for effect in effects:
-            self._perform(entry, effect, now)
-        entry.link = self.links.get(session.node) if session.relaying else None
-        self._reschedule(entry, now)
-        self._settle_all()
-
-    def _perform(self, entry: Entry, effect: Effect, now: float) -> None:
-        session, pool = entry.session, entry.pool
-        match effect:
-            case SendClient(data=data):
+            if isinstance(effect, SendClient):  # no patterns here: they take three times as long
                 if entry.client is not None:
-                    entry.client.send(data)
-            case SendNode(node=node, data=data):
-                if link := self.links.get(node):
-                    link.send(data)
-            case Begin(node=node):
-                self._begin(entry, node)
-            case End():
+                    entry.client.send(effect.data)
+            elif isinstance(effect, SendNode):
+                if (link := self.links.get(effect.node)) is not None:
+                    link.send(effect.data)
+            elif isinstance(effect, Begin):
+                self._begin(entry, effect.node)
+            elif isinstance(effect, End):
                 self._end(entry, effect, now)
-            case _:
-                self._ask(pool, session.id, effect, now)
+            elif isinstance(effect, Acquire):
+                self._acquire(entry, effect, now)
+            else:
+                self._ask(entry, effect, now)
 
-    def _ask(self, pool: Pool, session: str, effect: Acquire | Stay | Yield | Reassign, now: float) -> None:
+    def _acquire(self, entry: Entry, effect: Acquire, now: float) -> None:
+        """Get a slot at once, or a place in line."""
+        session, pool = entry.session, entry.pool
+        if (node := pool.take(session.id, now)) is not None:
+            self._touched(pool)
+            self._perform(entry, session.receive(Source.POOL, Granted(node), now), now)
+        else:
+            pool.join(session.id, patient=effect.patient, front=effect.front, project=entry.project)
+            self._unsettled[pool.spec.name] = pool
+
+    def _touched(self, pool: Pool) -> None:
+        """Slots were taken or freed."""
+        if not pool.settled:
+            self._unsettled[pool.spec.name] = pool
+        elif pool.restless:
+            self.changed(pool)
+
+    def _ask(self, entry: Entry, effect: Stay | Yield | Suspend | Resume | Reassign, now: float) -> None:
         """Pass on what a session wants of its pool."""
+        pool, session = entry.pool, entry.session.id
         self._unsettled[pool.spec.name] = pool
         match effect:
-            case Acquire(patient=patient):
-                pool.join(session, patient=patient)
             case Stay():
                 pool.stay(session)
             case Yield():
                 pool.yield_slot(session, now)
+            case Suspend():
+                pool.suspend(session, now)
+            case Resume():
+                pool.resume(session)
             case Reassign(exclude=node):
                 pool.leave(session, now)
-                pool.join(session, patient=False, front=True, exclude=node)
+                pool.join(session, patient=False, front=True, exclude=node, project=entry.project)
 
     def _begin(self, entry: Entry, node: str) -> None:
         session = entry.session
         link = self.links.get(node)
+        pool, _ = self.nodes.get(node, (entry.pool, None))
+        if not entry.begun:
+            self.starts[pool.spec.name].add(self.clock())
         entry.begun, entry.delivered = True, link is not None and link.socket is not None
         self.ledger.session_started(
             SessionRow(
                 id=session.id,
-                pool=entry.pool.spec.name,
+                pool=pool.spec.name,
                 node=node,
                 project=entry.project,
                 started=self.wall(),
@@ -266,13 +297,14 @@ class Bridge:
                 self.links[node.id].send(messages.encode(messages.SessionEnd(session.id, effect.reason)))
         pool.leave(session.id, now)
         self.sessions.pop(session.id, None)
-        self._unsettled[pool.spec.name] = pool
+        self._touched(pool)
         if client is not None and effect.rejoin:
             again = Session.rejoined(new_session_id(self.wall()), self.session_spec, session.dialect)
             client.entry = Entry(again, pool, entry.project, client)
             self.sessions[again.id] = client.entry
             self._set_prefix(client.entry)
-            pool.join(again.id, patient=True, front=True)
+            pool.join(again.id, patient=True, front=True, project=entry.project)
+            self._unsettled[pool.spec.name] = pool
         log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
 
     def _reschedule(self, entry: Entry, now: float) -> None:
@@ -280,12 +312,20 @@ class Bridge:
         due = entry.session.deadline
         ended = entry.session.state is State.ENDED
         if entry.timer is not None and (ended or due < entry.due):
-            entry.timer.cancel()
+            if isinstance(entry.timer, Lane):
+                entry.timer.discard(entry)
+            else:
+                entry.timer.cancel()
             entry.timer = None
         if entry.timer is None and due < inf and not ended:
             # Not later than an answer would be due: then most sessions set one timer in their life.
-            entry.due = min(due, now + self.session_spec.answer_timeout)
-            entry.timer = self.wheel.call_later(max(0.0, entry.due - now), self._due, entry)
+            latest = now + self.session_spec.answer_timeout
+            entry.due = min(due, latest)
+            if due >= latest:
+                entry.timer = self._deadlines
+                self._deadlines.add(entry)
+            else:
+                entry.timer = self.wheel.call_later(max(0.0, due - now), self._due, entry)
 
     def _due(self, entry: Entry) -> None:
         entry.timer = None

@@ -105,6 +105,18 @@ def close_payload(code: int, reason: str = "") -> bytes:
     return code.to_bytes(2, "big") + text
 
 
+def close_frame(code: int, reason: str = "") -> bytes:
+    """A Close frame; 1005 stands for none of both."""
+    if not reason and (frame := _CLOSE_FRAMES.get(code)) is not None:
+        return frame
+    return _close_frame(code, reason)
+
+
+def _close_frame(code: int, reason: str = "") -> bytes:
+    payload = b"" if code == 1005 else close_payload(code, reason)
+    return header(CLOSE, len(payload)) + payload
+
+
 def parse_close(payload: bytes) -> tuple[int, str]:
     """Code and reason of a Close frame; the code is 1005 where the peer gave none.
 
@@ -120,6 +132,9 @@ def parse_close(payload: bytes) -> tuple[int, str]:
         return code, payload[2:].decode()
     except UnicodeDecodeError:
         raise FrameError(1007, "close reason is not UTF-8") from None
+
+
+_CLOSE_FRAMES: Final = {code: _close_frame(code) for code in (*_CLOSE_CODES, 1005)}
 
 
 class Assembly:

@@ -6,15 +6,26 @@ import base64
 import binascii
 import hashlib
 import http
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from starlette.datastructures import Headers
 
 from .proxies import Origin
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+_ACCEPTED: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
+)
+_PLAIN: Final = re.compile(
+    rb"GET (/[A-Za-z0-9/_-]*) HTTP/1\.1\r\n((?:[!#$%&'*+.^`|~\w-]+: [\x20-\x7e]*[\x21-\x7e]\r\n)+)\r\n"
+)
+_FIELD: Final = re.compile(rb"([^:\r\n]+): +([^\r\n]*)\r\n")
+_PLAIN_CONNECTION: Final = frozenset({b"upgrade", b"keep-alive, upgrade"})
+_PLAIN_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes in base64
 
 UPGRADE_REQUIRED: Final = (("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13"))
 """Headers of a 426 response."""
@@ -32,7 +43,7 @@ class Request:
         version: HTTP version, e.g. "1.1".
         path: Percent-decoded, without the query.
         query: As sent, without the question mark.
-        headers: Names in any case; `getlist` gives repeated ones.
+        raw: The headers as pairs, the names in lower case.
         whence: Finds out where it came from: to be asked only by those who want to know, for it takes time.
         subprotocols: What the client offers, in its order of preference.
         subprotocol: To be set by the route to one of them, or left None.
@@ -42,10 +53,15 @@ class Request:
     version: str
     path: str
     query: str
-    headers: Headers
+    raw: list[tuple[bytes, bytes]]
     whence: Callable[[], Origin]
     subprotocols: tuple[str, ...] = ()
     subprotocol: str | None = None
+
+    @property
+    def headers(self) -> Headers:
+        """Names in any case; `getlist` gives repeated ones."""
+        return Headers(raw=self.raw)
 
     @property
     def client(self) -> tuple[str, int]:
@@ -106,7 +122,7 @@ def check_upgrade(request: Request) -> bytes:
             GET; 400 where it breaks the RFC.
     """
     fields: dict[bytes, list[bytes]] = {}
-    for name, value in request.headers.raw:
+    for name, value in request.raw:
         fields.setdefault(name, []).append(value.strip())
     if b"upgrade" not in _tokens(fields, b"connection") or b"websocket" not in _tokens(fields, b"upgrade"):
         raise Refused(426, WEBSOCKET_ONLY, UPGRADE_REQUIRED)
@@ -124,19 +140,56 @@ def check_upgrade(request: Request) -> bytes:
     if len(keys) != 1 or not _is_key(keys[0]):
         raise Refused(400, "Sec-WebSocket-Key must be 16 bytes in base64, once.")
     if b"sec-websocket-protocol" in fields:
-        offered = b",".join(fields[b"sec-websocket-protocol"]).decode("latin-1").split(",")
-        request.subprotocols = tuple(name.strip() for name in offered if name.strip())
+        request.subprotocols = _names(b",".join(fields[b"sec-websocket-protocol"]))
     return keys[0]
+
+
+class PlainUpgrade(NamedTuple):
+    """An opening handshake in the form that nearly all clients write."""
+
+    path: str
+    headers: list[tuple[bytes, bytes]]
+    key: bytes
+    subprotocols: tuple[str, ...]
+    size: int  # bytes of the head
+
+
+def plain_upgrade(data: bytes, max_head: int) -> PlainUpgrade | None:
+    """Read a handshake that is here as a whole, with each header once and nothing out of the ordinary.
+
+    It takes a third of the time of the parser and the checks. None for everything else and for what is wrong: the
+    parser and `check_upgrade` see to that. `max_head`: bytes.
+    """
+    if (match := _PLAIN.match(data, 0, max_head)) is None:
+        return None
+    path, block = match.groups()
+    headers = [(name.lower(), value) for name, value in _FIELD.findall(block)]
+    fields = dict(headers)
+    key = fields.get(b"sec-websocket-key", b"")
+    if (
+        len(fields) != len(headers)
+        or fields.get(b"connection", b"").lower() not in _PLAIN_CONNECTION
+        or fields.get(b"upgrade", b"").lower() != b"websocket"
+        or fields.get(b"sec-websocket-version") != b"13"
+        or _PLAIN_KEY.fullmatch(key) is None
+        or b"host" not in fields
+        or b"content-length" in fields
+        or b"transfer-encoding" in fields
+    ):
+        return None
+    offered = fields.get(b"sec-websocket-protocol")
+    return PlainUpgrade(path.decode(), headers, key, _names(offered) if offered else (), match.end())
 
 
 def accept_response(key: bytes, subprotocol: str | None) -> bytes:
     """The response 101 to a handshake with `key`."""
     digest = base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
     chosen = f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode() if subprotocol else b""
-    return (
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: " + digest + b"\r\n" + chosen + b"\r\n"
-    )
+    return b"%b%b\r\n%b\r\n" % (_ACCEPTED, digest, chosen)
+
+
+def _names(offered: bytes) -> tuple[str, ...]:
+    return tuple(stripped for name in offered.decode("latin-1").split(",") if (stripped := name.strip()))
 
 
 def _tokens(fields: dict[bytes, list[bytes]], name: bytes) -> list[bytes]:

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import Scope
+from starlette.types import ASGIApp, Scope
 
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.http_adapter import LimitBody
@@ -37,13 +37,16 @@ class _Page(StaticFiles):
         return response
 
 
-def make_app(bridge: Bridge, ready: Callable[[], bool], demo_credential: str = "") -> Starlette:
+def make_app(
+    bridge: Bridge, ready: Callable[[], bool], demo_credential: str = "", admin: ASGIApp | None = None
+) -> Starlette:
     """Make the ASGI application.
 
     Args:
         bridge: What the API shows.
         ready: Whether the bridge takes clients.
         demo_credential: A key that the page is given without being asked for one, over loopback only.
+        admin: The admin API, if there is one.
     """
 
     def healthz(request: Request) -> Response:
@@ -76,6 +79,7 @@ def make_app(bridge: Bridge, ready: Callable[[], bool], demo_credential: str = "
             Route("/v1/demo", _async(demo)),
             Route("/v1/pools", _async(pools)),
             Route("/v1/ice-servers", _async(ice_servers)),
+            *([Mount("/v1/admin", admin)] if admin else []),
             Mount("/", _Page(directory=STATIC, html=True)),
         ],
         middleware=[Middleware(LimitBody)],

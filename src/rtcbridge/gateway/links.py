@@ -1,5 +1,7 @@
 """The way to a node: its socket while it is there, and what is held for it while it is not."""
 
+from typing import Any
+
 from rtcbridge.core.errors import CloseCode
 from rtcbridge.gateway.websocket import WebSocket
 
@@ -18,15 +20,21 @@ class Link:
     Args:
         node: The node's id.
         max_held: Bytes that are held at most; above it `overflown` is set and the node is to be given up.
+
+    Attributes:
+        load: From 0 to 1, by the node's last heartbeat.
+        stats: Whatever else that heartbeat said.
     """
 
-    __slots__ = ("_held", "_size", "max_held", "node", "overflown", "socket")
+    __slots__ = ("_held", "_size", "load", "max_held", "node", "overflown", "socket", "stats")
 
     def __init__(self, node: str, max_held: int) -> None:
         self.node = node
         self.max_held = max_held
         self.socket: Socket | None = None
         self.overflown = False
+        self.load: float | None = None
+        self.stats: dict[str, Any] | None = None
         self._held: list[bytes] = []
         self._size = 0
 

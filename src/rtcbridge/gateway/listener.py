@@ -15,10 +15,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp
 
 from .drain import Drain
-from .handshake import Refused, Request, accept_response, check_upgrade
+from .handshake import PlainUpgrade, Refused, Request, accept_response, check_upgrade, plain_upgrade
 from .http_adapter import DRAIN_TIMEOUT, MAX_HEAD, HttpConnection, HttpService
 from .proxies import Origin, TrustedProxies
-from .timers import Timer
 from .websocket import SocketGroup, WebSocket
 
 __all__ = ["Listener", "Refused", "Request", "Route", "tls_context"]
@@ -94,6 +93,7 @@ class Listener:
             request_timeout=request_timeout,
         )
         self.closing = False
+        self.waiting = self.group.wheel.lane(handshake_timeout, _Accept.overdue)
         self._server: asyncio.Server | None = None
         self._tls: ssl.SSLContext | None = None
 
@@ -161,23 +161,23 @@ class Listener:
             await self.group.wait_empty()
 
 
-def _whence(proxies: TrustedProxies, transport: asyncio.Transport, headers: Headers) -> Origin:
+def _whence(proxies: TrustedProxies, transport: asyncio.Transport, headers: list[tuple[bytes, bytes]]) -> Origin:
     peer = transport.get_extra_info("peername") or ("", 0)
     scheme = "https" if transport.get_extra_info("sslcontext") else "http"
-    return proxies.origin((peer[0], peer[1]), scheme, headers)
+    return proxies.origin((peer[0], peer[1]), scheme, Headers(raw=headers))
 
 
 class _Accept(asyncio.Protocol):
     """Reads the head of a request that finds its connection idle, and hands the connection on."""
 
-    __slots__ = ("_head", "_headers", "_listener", "_parser", "_timer", "_transport", "_url", "complete")
+    __slots__ = ("_head", "_headers", "_listener", "_open", "_parser", "_transport", "_url", "complete")
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
         self._head = bytearray()
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._timer: Timer | None = None
+        self._open = False
         self._parser: httptools.HttpRequestParser | None = None
         self.complete = False
 
@@ -193,10 +193,11 @@ class _Accept(asyncio.Protocol):
             transport.close()
             return
         group.connections.add(self)
-        self._parser = httptools.HttpRequestParser(self)
-        self._timer = group.wheel.call_later(
-            listener.handshake_timeout, self._refuse, Refused(408, "The request took too long.")
-        )
+        self._open = True
+        listener.waiting.add(self)
+
+    def overdue(self) -> None:
+        self._refuse(Refused(408, "The request took too long."))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._release()
@@ -216,9 +217,15 @@ class _Accept(asyncio.Protocol):
         self.complete = True
 
     def data_received(self, data: bytes) -> None:
-        parser = self._parser
-        if parser is None:  # refused above
+        if not self._open:  # refused above
             return
+        parser = self._parser
+        if parser is None:
+            plain = plain_upgrade(data, MAX_HEAD)
+            if plain is not None and (route := self._listener.routes.get(plain.path)) is not None:
+                self._take_plain(route, plain, data)
+                return
+            parser = self._parser = httptools.HttpRequestParser(self)
         rest = b""
         self._head += data
         try:
@@ -234,6 +241,13 @@ class _Accept(asyncio.Protocol):
         elif self.complete:
             self._dispatch(parser, rest)
 
+    def _take_plain(self, route: Route, plain: PlainUpgrade, data: bytes) -> None:
+        request = Request("GET", "1.1", plain.path, "", plain.headers, self._whence(plain.headers), plain.subprotocols)
+        try:
+            self._to_websocket(route, request, plain.key, data[plain.size :])
+        except Refused as refusal:
+            self._refuse(refusal)
+
     def _dispatch(self, parser: httptools.HttpRequestParser, rest: bytes) -> None:
         try:
             url = httptools.parse_url(self._url)
@@ -246,23 +260,25 @@ class _Accept(asyncio.Protocol):
             self._to_http()
             return
         try:
-            self._to_websocket(route, self._request(parser, path, url.query or b""), rest)
+            request = self._request(parser, path, url.query or b"")
+            self._to_websocket(route, request, check_upgrade(request), rest)
         except Refused as refusal:
             self._refuse(refusal)
 
     def _request(self, parser: httptools.HttpRequestParser, path: str, query: bytes) -> Request:
-        headers = Headers(raw=self._headers)
         return Request(
             method=parser.get_method().decode("latin-1"),
             version=parser.get_http_version(),
             path=path,
             query=query.decode("latin-1"),
-            headers=headers,
-            whence=partial(_whence, self._listener.proxies, self._transport, headers),
+            raw=self._headers,
+            whence=self._whence(self._headers),
         )
 
-    def _to_websocket(self, route: Route, request: Request, rest: bytes) -> None:
-        key = check_upgrade(request)
+    def _whence(self, headers: list[tuple[bytes, bytes]]) -> Callable[[], Origin]:
+        return partial(_whence, self._listener.proxies, self._transport, headers)
+
+    def _to_websocket(self, route: Route, request: Request, key: bytes, rest: bytes) -> None:
         try:
             socket = route(request)
             chosen = request.subprotocol
@@ -296,8 +312,7 @@ class _Accept(asyncio.Protocol):
 
     def _release(self) -> None:
         """Have nothing more to do with the connection."""
+        self._open = False
         self._parser = None  # it refers back to this object
         self._listener.group.forget(self)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._listener.waiting.discard(self)

@@ -187,6 +187,7 @@ class NodeSocket(Socket):
     def _heartbeat(self, node: Node, message: Heartbeat) -> None:
         bridge = self._bridge
         node.heard = bridge.clock()
+        self._link.load, self._link.stats = message.load, message.stats
         for session in message.connected or ():
             entry = bridge.sessions.get(session)
             if entry is not None and entry.session.node == node.id and entry.session.state is not State.LIVE:

@@ -8,6 +8,7 @@ import structlog
 from rtcbridge.config import Config
 from rtcbridge.core.errors import CloseCode
 from rtcbridge.gateway.actions import Actions
+from rtcbridge.gateway.admin import Admin
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.http import make_app
@@ -15,6 +16,7 @@ from rtcbridge.gateway.listener import Listener, Request, tls_context
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
+from rtcbridge.gateway.windows import Windows
 from rtcbridge.ports import Authenticator, Ledger, Provider
 
 log = structlog.get_logger(__name__)
@@ -53,16 +55,18 @@ class Server:
         self._ready = False
         group = SocketGroup(loop)
         self.bridge = Bridge(config, auth, ledger, group.wheel, loop.time)
+        self._admin = Admin(self.bridge)
         self._client_limits, self._node_limits = _limits(config)
         self.listener = Listener(
             {"/client": self._client, "/node": self._node},
-            make_app(self.bridge, lambda: self._ready, demo_credential),
+            make_app(self.bridge, lambda: self._ready, demo_credential, self._admin.app()),
             group=group,
             trusted_proxies=config.server.trusted_proxies,
             handshake_timeout=config.server.handshake_timeout,
             max_connections=config.server.max_connections,
         )
         self._reconciler: Reconciler | None = None
+        self._windows = Windows(self.bridge)
 
     async def start(self) -> None:
         """Listen, take up what an earlier life left, and begin to work.
@@ -72,11 +76,14 @@ class Server:
         """
         server = self.config.server
         tls = tls_context(server.tls_cert, server.tls_key) if server.tls_cert else None
+        self._admin.overrides.restore()
         self.bridge.restore()
         await self.listener.start(server.host, server.port, tls)
         url = self.config.node_url(self.listener.port)
         self._reconciler = Reconciler(self.bridge, self._providers, url)
         self.actions = Actions(self.bridge, self._reconciler)
+        self._admin.actions = self.actions
+        self._windows.start()
         self._reconciler.start()
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
@@ -95,7 +102,9 @@ class Server:
     async def stop(self) -> None:
         """Close all sockets with 1012 and stop. Nodes and live media go on."""
         self._ready = False
+        self._admin.actions = None
         self.bridge.close()
+        self._windows.stop()
         if self._reconciler is not None:
             await self._reconciler.stop()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from .timers import TimerWheel
+from msgspec import Struct
+
+from .timers import Lane, TimerWheel
 
 if TYPE_CHECKING:
     from .websocket import WebSocket
+
+# How long a write waits for others: it begins above so many sockets, and ends at so many turns or sockets.
+_GATHER_FROM: Final = 2
+_GATHER_TURNS: Final = 8
+_GATHER_SOCKETS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +44,7 @@ class Limits:
     drain_timeout: float = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(Struct, frozen=True):
     """How a connection ended.
 
     Attributes:
@@ -70,6 +76,8 @@ class SocketGroup:
         self.call_soon = loop.call_soon
         self.dirty: list[WebSocket] = []
         self._spending: list[WebSocket] = []  # those whose message credit is to be renewed
+        self._gathered, self._turns = _GATHER_FROM, 0
+        self._lanes: dict[float, Lane] = {}
         self._phase = 0.0
         self._empty: asyncio.Event | None = None
 
@@ -86,8 +94,18 @@ class SocketGroup:
             await self._empty.wait()
 
     def flush(self) -> None:
-        """Write what is queued, one write a socket; to be scheduled by whoever makes `dirty` non-empty."""
+        """Write what is queued, one write a socket; to be scheduled by whoever makes `dirty` non-empty.
+
+        What a busy turn has to say waits while the turns behind it go on adding to it. Many sockets are then
+        written in one go, which spares as many wake-ups of their peers: a third of the cost of a set-up.
+        """
         dirty = self.dirty
+        if self._gathered < len(dirty) < _GATHER_SOCKETS and self._turns < _GATHER_TURNS:
+            self._gathered = len(dirty)
+            self._turns += 1
+            self.call_soon(self.flush)
+            return
+        self._gathered, self._turns = _GATHER_FROM, 0
         for socket in dirty:  # grows under the loop if an end() makes others send
             queue = socket._queue
             if queue is None:
@@ -114,6 +132,13 @@ class SocketGroup:
         self._spending = [socket for socket in self._spending if socket._renew_credit()]
         if self._spending:
             self.wheel.call_later(1.0, self._renew)
+
+    def lane(self, seconds: float) -> Lane:
+        """Where sockets wait that expect something within so many seconds of their opening."""
+        lane = self._lanes.get(seconds)
+        if lane is None:
+            lane = self._lanes[seconds] = self.wheel.lane(seconds, lambda socket: socket._expected(seconds))
+        return lane
 
     def first_ping(self, interval: float) -> float:
         """Seconds until a new socket's first ping."""

@@ -124,3 +124,55 @@ class TimerWheel:
             heapq.heappop(ticks)
         if ticks and (self._wake is None or ticks[0] < self._wake_tick):
             self._arm(ticks[0])
+
+    def lane(self, delay: float, callback: Callable[[Any], object]) -> Lane:
+        """Return a lane for timers that all take `delay` seconds and call `callback` with what was added."""
+        return Lane(self, self._clock, delay, callback)
+
+
+class Lane:
+    """Timers of one length: what was added first is due first. Adding and discarding cost a dictionary operation.
+
+    To be had from `TimerWheel.lane`. A call comes up to `RESOLUTION` late, and never early.
+    """
+
+    __slots__ = ("_added", "_callback", "_clock", "_delay", "_timer", "_wheel")
+
+    def __init__(
+        self, wheel: TimerWheel, clock: Callable[[], float], delay: float, callback: Callable[[Any], object]
+    ) -> None:
+        self._wheel = wheel
+        self._clock = clock
+        self._delay = delay
+        self._callback = callback
+        self._added: dict[Any, float] = {}  # when; oldest first
+        self._timer: Timer | None = None
+
+    def __len__(self) -> int:
+        return len(self._added)
+
+    def add(self, item: Any) -> None:
+        """Call back with this item when the delay has passed. It must be hashable, and not be in the lane."""
+        self._added[item] = self._clock()
+        if self._timer is None:
+            self._timer = self._wheel.call_later(self._delay, self._turn)
+
+    def discard(self, item: Any) -> None:
+        """Forget the item, if it is here. The lane's own timer stays: one for all is not worth a cancellation."""
+        self._added.pop(item, None)
+
+    def _turn(self) -> None:
+        self._timer = None
+        added, now = self._added, self._clock()
+        try:
+            while added:
+                item = next(iter(added))
+                due = added[item] + self._delay
+                if due > now:
+                    break
+                del added[item]
+                self._callback(item)
+        finally:
+            if added and self._timer is None:
+                first = next(iter(added.values()))
+                self._timer = self._wheel.call_later(max(0.0, first + self._delay - now), self._turn)

@@ -1,7 +1,8 @@
-"""Server side of a WebSocket (RFC 6455) on `asyncio.Protocol`: no buffer a connection, one write a loop turn.
+"""Server side of a WebSocket (RFC 6455) on `asyncio.Protocol`: no buffer a connection, few writes.
 
 Why our own: a relay's cost is its sockets. Here a chunk from the network is parsed in place, all that a socket
-has to send in one turn of the event loop goes out in one write, and an idle connection holds no buffer.
+has to send in a turn of the event loop, or in a few busy ones, goes out in one write, and an idle connection
+holds no buffer.
 No extension is negotiated, permessage-deflate (RFC 7692) least of all: it costs tens of kilobytes a connection.
 """
 
@@ -25,13 +26,13 @@ from .frames import (
     FrameError,
     apply_mask,
     check_header,
-    close_payload,
+    close_frame,
     header,
     is_utf8,
     parse_close,
 )
 from .socket_group import End, Limits, SocketGroup
-from .timers import Timer
+from .timers import Lane, Timer
 
 __all__ = ["End", "Limits", "SocketGroup", "WebSocket"]
 
@@ -68,7 +69,7 @@ class WebSocket(asyncio.Protocol):
         self._held = b""  # an unfinished frame header or control frame
         self._assembly: Assembly | None = None  # an unfinished message
         self._drain: Drain | None = None
-        self._timer: Timer | None = None
+        self._timer: Timer | Lane | None = None
         self._alive = True  # something has come since the last ping
         self._credit = _UNLIMITED if limits.message_rate is None else limits.message_burst
         self._spending = limits.message_rate is None
@@ -79,9 +80,9 @@ class WebSocket(asyncio.Protocol):
     def expect(self, seconds: float) -> None:
         """To be called in `opened`: have `overdue` called in so many seconds. Pings are not put off by it."""
         group = self._group
-        first = group.first_ping(self.limits.ping_interval)
-        if seconds <= first:
-            self._timer = group.wheel.call_later(seconds, self._expected, first - seconds)
+        if 2 * seconds <= self.limits.ping_interval:  # before its first ping
+            self._timer = lane = group.lane(seconds)
+            lane.add(self)
         else:
             group.wheel.call_later(seconds, self.overdue)
 
@@ -209,8 +210,8 @@ class WebSocket(asyncio.Protocol):
         """
         transport = self._transport
         assert transport is not None
-        payload = b"" if code == 1005 else close_payload(code, reason)
-        transport.write(b"".join((*(self._queue or ()), header(CLOSE, len(payload)), payload)))
+        frame = close_frame(code, reason)
+        transport.write(b"".join((*self._queue, frame)) if self._queue else frame)
         held, assembly = self._held, self._assembly
         self._leave()
         if silent and not transport.get_write_buffer_size():
@@ -236,9 +237,12 @@ class WebSocket(asyncio.Protocol):
         self._group.forget(self)
         self._transport = self._queue = self._assembly = None
         self._held = b""
-        if self._timer is not None:
-            self._timer.cancel()
+        if (timer := self._timer) is not None:
             self._timer = None
+            if isinstance(timer, Lane):
+                timer.discard(self)
+            else:
+                timer.cancel()
 
     def _tell_end(self, end: End) -> None:
         try:
@@ -264,11 +268,13 @@ class WebSocket(asyncio.Protocol):
 
     # Time ---------------------------------------------------------------------------------------------------
 
-    def _expected(self, until_ping: float) -> None:
+    def _expected(self, seconds: float) -> None:
         self._timer = None
         self.overdue()
         if self._transport is not None:
-            self._timer = self._group.wheel.call_later(until_ping, self._ping)
+            group = self._group
+            until_ping = group.first_ping(self.limits.ping_interval) - seconds
+            self._timer = group.wheel.call_later(max(0.0, until_ping), self._ping)
 
     def _ping(self) -> None:
         assembly = self._assembly

@@ -52,6 +52,7 @@ _MAX_SESSIONS = 256  # on a node that was not told its slots; then the bridge al
 _MAX_ICE_SERVERS = 16
 _MIN_HEARTBEAT, _MAX_HEARTBEAT = 0.05, 60.0  # seconds
 _STOP_TIMEOUT = 1.8  # seconds
+_REMIND_EVERY = 15.0  # seconds between log lines while the model is not ready
 
 
 class ExitStatus(IntEnum):
@@ -110,26 +111,34 @@ class Agent:
         return list(self._sessions)
 
     async def run(self) -> ExitStatus:
-        """Set up the model, then serve. Raises ModelError if the model cannot be set up."""
-        started = time.monotonic()
-        self._starting = asyncio.create_task(self._worker.start(), name="model-setup")
+        """Set up the model and warm it up, then register and serve.
+
+        Raises:
+            ModelError: the model cannot be set up, or fails on its first frame. The bridge has not been dialled.
+        """
         try:
-            await self._starting
+            await self._prepare()
         except asyncio.CancelledError:
             if not self._stopping:
                 raise
             return ExitStatus.OK
-        log.info(
-            "model_ready",
-            model=self._worker.spec.name,
-            engine=self._engine.name,
-            seconds=round(time.monotonic() - started, 2),
-        )
         try:
             outcome = await self._link.run()
         finally:
             await self._shut_down()
         return ExitStatus.REFUSED if outcome is Outcome.REFUSED else ExitStatus.OK
+
+    async def _prepare(self) -> None:
+        """Wait until the model is ready for a client's first frame; say now and again what it is at."""
+        started = time.monotonic()
+        self._starting = asyncio.create_task(self._worker.start(), name="model-setup")
+        name = self._worker.spec.name
+        while not (await asyncio.wait([self._starting], timeout=_REMIND_EVERY))[0]:
+            spent = round(time.monotonic() - started)
+            log.info("model_not_ready_yet", model=name, phase=self._worker.phase, seconds=spent)
+        await self._starting
+        seconds = round(time.monotonic() - started, 2)
+        log.info("model_ready", model=name, engine=self._engine.name, seconds=seconds)
 
     async def drain(self, patience: float) -> None:
         """Take no new session, and stop when the last one has ended, or after so many seconds of `patience`.

@@ -19,6 +19,7 @@ PixelFormat = Literal["rgb", "bgr", "i420"]
 _FORMATS = ("rgb", "bgr", "i420")
 _ATTRIBUTE = "__rtcbridge_model__"
 _MAX_SIDE = 8192  # pixels
+_SIZE = (640, 480)  # pixels: what browsers send when they are asked for nothing else
 
 T = TypeVar("T")
 
@@ -42,6 +43,7 @@ class ModelSpec:
         format: how it gets and returns a picture: `rgb` or `bgr`, uint8 of shape (height, width, 3), or
             `i420`, uint8 of shape (height * 3 // 2, width).
         target: the decorated function or class.
+        size: width and height, in pixels, of the frames that it is warmed up for.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ModelSpec:
     params: Mapping[str, Param]
     format: PixelFormat
     target: Callable[..., Any]
+    size: tuple[int, int] = _SIZE
 
     def describe(self) -> dict[str, Any]:
         """Return the declaration as REGISTER and the control channel carry it."""
@@ -65,6 +68,7 @@ def model(
     name: str = "",
     title: str = "",
     format: PixelFormat = "rgb",
+    size: tuple[int, int] = _SIZE,
 ) -> Callable[[T], T]: ...
 def model(
     target: Any = None,
@@ -74,6 +78,7 @@ def model(
     name: str = "",
     title: str = "",
     format: PixelFormat = "rgb",
+    size: tuple[int, int] = _SIZE,
 ) -> Any:
     """Mark a function or a class as a model; it stays what it was and can be called as before.
 
@@ -88,6 +93,8 @@ def model(
         name: instead of the name of the function or class.
         title: what a person reads; made from the name when empty.
         format: `rgb`, `bgr` or `i420`, see ModelSpec.
+        size: width and height, in pixels, of the frame that goes through the model before the node registers.
+            Clients' frames come as they are, whatever it says.
 
     Raises:
         ModelError: the declaration is not right; the text says where.
@@ -107,12 +114,22 @@ def model(
             raise ModelError(f"model {own}: {error}") from None
         if format not in _FORMATS:
             raise ModelError(f"model {own}: format: expected {', '.join(_FORMATS)}, not {format!r}")
-        spec = ModelSpec(own, title or own.replace("_", " ").capitalize(), found, format, target)
+        if not _is_size(size):
+            expected = f"expected width and height, two even numbers of pixels from 2 to {_MAX_SIDE}"
+            raise ModelError(f"model {own}: size: {expected}, not {size!r}")
+        spec = ModelSpec(own, title or own.replace("_", " ").capitalize(), found, format, target, (size[0], size[1]))
         _arity(spec)
         setattr(target, _ATTRIBUTE, spec)
         return target
 
     return mark if target is None else mark(target)
+
+
+def _is_size(size: object) -> bool:
+    """Say whether this is the size of an I420 picture."""
+    if not isinstance(size, tuple | list) or len(size) != 2:
+        return False
+    return all(type(side) is int and 2 <= side <= _MAX_SIDE and side % 2 == 0 for side in size)
 
 
 def spec_of(target: object) -> ModelSpec | None:

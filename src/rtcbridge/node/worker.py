@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-_WARM_UP_SIZE = (480, 640)  # rows, columns
 _MAX_MESSAGE = 300  # characters of a model's error that a client is told
 
 
@@ -93,7 +92,12 @@ class Mailbox:
 
 
 class Worker:
-    """The node's one model, and its thread."""
+    """The node's one model, and its thread.
+
+    Attributes:
+        spec: the model's declaration.
+        phase: what the model is at: `setup`, `warm-up`, or `ready` when frames may come.
+    """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -106,13 +110,14 @@ class Worker:
         self._busy_total = 0.0
         self._load_mark = (time.monotonic(), 0.0)
         self._ready: asyncio.Future[None] | None = None
+        self.phase = "setup"
         self._thread: threading.Thread | None = None
 
     async def start(self) -> None:
-        """Set the model up in its thread and run one frame through it.
+        """Set the model up in its thread and run one frame through it. It takes as long as these do.
 
         Raises:
-            ModelError: `setup` or the first frame failed; the text is one line, the log has the traceback.
+            ModelError: `setup` or that frame failed; the text is one line, the log has the traceback.
         """
         loop = asyncio.get_running_loop()
         self._ready = loop.create_future()
@@ -184,14 +189,7 @@ class Worker:
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         pictures.limit_threads()
-        error: ModelError | None = None
-        try:
-            self._warm_up()
-        except ModelError as reason:
-            error = reason
-        except (Exception, SystemExit) as reason:
-            log.error("model_setup_failed", model=self.spec.name, exc_info=True)
-            error = ModelError(f"model {self.spec.name} cannot be set up: {_one_line(reason)}")
+        error = self._prepare()
         try:
             loop.call_soon_threadsafe(self._settle, error)
         except RuntimeError:
@@ -207,10 +205,27 @@ class Worker:
         else:
             self._ready.set_exception(error)
 
+    def _prepare(self) -> ModelError | None:
+        """Set up and warm up; return what went wrong, if anything."""
+        name = self.spec.name
+        try:
+            log.info("model_setup", model=name)
+            self._model.setup()
+            self.phase = "warm-up"
+            log.info("model_warm_up", model=name, size="{}x{}".format(*self.spec.size))
+            self._warm_up()
+            self.phase = "ready"
+        except ModelError as error:
+            return error
+        except BaseException as error:  # asyncio's own CancelledError too: it would end this thread unseen
+            log.error("model_setup_failed", model=name, phase=self.phase, exc_info=True)
+            what = "cannot be set up" if self.phase == "setup" else "fails on its first frame"
+            return ModelError(f"model {name} {what}: {_one_line(error)}")
+        return None
+
     def _warm_up(self) -> None:
-        """Set up, and pay for what the first frame costs (kernels, allocations) before a client waits for it."""
-        self._model.setup()
-        rows, columns = _WARM_UP_SIZE
+        """Pay for what the first frame costs (kernels, allocations) before a client waits for it."""
+        columns, rows = self.spec.size
         grey = np.full((rows * 3 // 2, columns), 128, np.uint8)
         state = self._model.open_session()
         try:
@@ -249,7 +264,7 @@ class Worker:
                 mailbox.state = self._model.open_session()
                 mailbox.opened = True
             result = self._apply(picture, mailbox.params, mailbox.state)
-        except (Exception, SystemExit) as reason:
+        except BaseException as reason:
             error = _one_line(reason)
             _log_failure(self.spec.name, error)
         spent = time.monotonic() - start
@@ -267,7 +282,7 @@ class Worker:
         state, mailbox.state = mailbox.state, None
         try:
             self._model.close_session(state)
-        except (Exception, SystemExit):
+        except BaseException:
             log.warning("session_close_failed", model=self.spec.name, exc_info=True)
 
 

@@ -83,7 +83,7 @@ def read(file: str | Path) -> list[Session]:
             missing = {"started", "seconds"} - set(rows.fieldnames or ())
             if missing:
                 raise ArrivalsError(f"{file}: expected the columns started and seconds in the first line")
-            return _shifted([_session(file, rows.line_num, row) for row in _bounded(file, rows)], file)
+            return shifted([_session(file, rows.line_num, row) for row in _bounded(file, rows)], file)
     except OSError as error:
         raise ArrivalsError(f"{file}: cannot be read: {error.strerror}") from None
     except (UnicodeDecodeError, csv.Error):
@@ -123,7 +123,14 @@ def _moment(text: str) -> float:
         return datetime.fromisoformat(text).timestamp()
 
 
-def _shifted(sessions: list[Session], file: str | Path) -> list[Session]:
+def shifted(sessions: list[Session], file: str | Path) -> list[Session]:
+    """Sort sessions in Unix time, and count their time from the midnight (UTC) before the first.
+
+    Raises:
+        ArrivalsError: there are none, too many, or they are of more than 400 days; `file` is named in it.
+    """
+    if len(sessions) > MOST:
+        raise ArrivalsError(f"{file}: expected at most {MOST} sessions")
     if not sessions:
         raise ArrivalsError(f"{file}: expected at least one session")
     sessions.sort()

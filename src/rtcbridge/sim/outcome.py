@@ -63,6 +63,8 @@ class Summary(Struct, frozen=True, kw_only=True):
     beta: float
     floor: int
     idle_timeout: float
+    hold_beta: float
+    demand_window: float
     sessions: int
     p50: float
     p95: float
@@ -95,6 +97,8 @@ def summarize(outcomes: Sequence[Outcome], bounds: Sequence[float]) -> Summary:
         beta=spec.beta,
         floor=spec.min_ready,
         idle_timeout=spec.idle_timeout,
+        hold_beta=spec.hold_beta,
+        demand_window=spec.demand_window,
         sessions=sessions,
         p50=frame(0.50),
         p95=frame(0.95),

@@ -12,7 +12,9 @@ _BLUE, _AREA, _ORANGE, _RED = COLOURS[0], "#c9dcf7", COLOURS[1], COLOURS[4]
 
 
 def _policy(summary: Summary) -> str:
-    return f"β {summary.beta:g}, floor {summary.floor}, idle timeout {summary.idle_timeout:g} s"
+    text = f"β {summary.beta:g}, floor {summary.floor}, idle timeout {summary.idle_timeout:g} s"
+    text += f", hold {summary.hold_beta:g}" if summary.hold_beta else ""
+    return text + (f", window {summary.demand_window:g} s" if summary.demand_window else "")
 
 
 def _figures(summary: Summary) -> str:
@@ -104,8 +106,9 @@ def trade(summaries: Sequence[Summary], goal: float | None, chosen: Summary | No
         at = axes.at(chosen.ratio, chosen.waited)
         canvas.dot(*at, 11, INK, ring=True)
         # Nothing is below and to the left of the best ones.
-        side, anchor = (-16, "end") if at[0] > 340 else (0, "start")
-        canvas.text(at[0] + side, at[1] + 26, _policy(chosen), weight="600", anchor=anchor)
+        canvas.path([(at[0], at[1] + 11), (at[0], 518), (96, 518)], FAINT, width=1)
+        canvas.text(96, 536, _policy(chosen), weight="600")
+        canvas.text(96, 554, _figures(chosen), colour=FAINT)
     return canvas.svg()
 
 
@@ -116,7 +119,8 @@ def _dots(canvas: Canvas, axes: Axes, summaries: Sequence[Summary]) -> None:
     sizes = {idle: 3.0 + min(index, 4) * 1.3 for index, idle in enumerate(idles)}
     for one in summaries:
         tip = f"{_policy(one)}\n{_figures(one)}"
-        canvas.dot(*axes.at(one.ratio, one.waited), sizes[one.idle_timeout], colours[one.beta], tip=tip)
+        at = axes.at(one.ratio, one.waited)
+        canvas.dot(*at, sizes[one.idle_timeout], colours[one.beta], hollow=not one.hold_beta, tip=tip)
     y = 96.0
     for beta in betas:
         canvas.dot(930, y - 4, 5, colours[beta])
@@ -126,6 +130,10 @@ def _dots(canvas: Canvas, axes: Axes, summaries: Sequence[Summary]) -> None:
     for idle in idles:
         canvas.dot(930, y - 4, sizes[idle], FAINT)
         canvas.text(944, y, f"idle timeout {idle:g} s")
+        y += 20
+    for hollow in sorted({not one.hold_beta for one in summaries}):
+        canvas.dot(930, y + 8, 5, FAINT, hollow=hollow)
+        canvas.text(944, y + 12, "without hold" if hollow else "with hold")
         y += 20
     canvas.path([(922, y + 8), (938, y + 8)], "#9aa5b1", width=1.2)
     canvas.text(944, y + 12, "the best of them")

@@ -1,11 +1,9 @@
 """Several policies in the same worlds, and which of them to take."""
 
 import multiprocessing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import product
 
-import msgspec
 from msgspec import Struct
 
 from rtcbridge.core.spec import PoolSpec
@@ -65,16 +63,6 @@ def _work(task: tuple[PoolSpec, int]) -> Outcome:
     outcome = _study.simulate(spec, _study.cases[case])
     outcome.samples.clear()
     return outcome
-
-
-def policies(
-    spec: PoolSpec, betas: Iterable[float], floors: Iterable[int], idle_timeouts: Iterable[float]
-) -> list[PoolSpec]:
-    """The same pool with every combination of these, in a fixed order."""
-    return [
-        msgspec.structs.replace(spec, beta=beta, min_ready=floor, idle_timeout=idle)
-        for beta, floor, idle in product(sorted(set(betas)), sorted(set(floors)), sorted(set(idle_timeouts)))
-    ]
 
 
 def sweep(study: Study, specs: Sequence[PoolSpec], jobs: int) -> list[Summary]:

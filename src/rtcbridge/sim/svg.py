@@ -55,9 +55,13 @@ class Canvas:
         look = f"fill='{fill}' stroke='{colour}' stroke-width='{width}' stroke-linejoin='round'{dashes}"
         self._parts.append(f"<path d='M{line}' {look}/>")
 
-    def dot(self, x: float, y: float, radius: float, colour: str, *, ring: bool = False, tip: str = "") -> None:
-        """Draw a disk or a ring; `tip` is shown under the pointer."""
-        look = f"fill='none' stroke='{colour}' stroke-width='2'" if ring else f"fill='{colour}' fill-opacity='0.85'"
+    def dot(
+        self, x: float, y: float, radius: float, colour: str, *, ring: bool = False, hollow: bool = False, tip: str = ""
+    ) -> None:
+        """Draw a disk, a white one with an edge, or an open ring; `tip` is shown under the pointer."""
+        look = f"fill='{colour}' fill-opacity='0.85'"
+        if ring or hollow:
+            look = f"fill='{'none' if ring else '#ffffff'}' stroke='{colour}' stroke-width='{2 if ring else 1.6}'"
         title = f"<title>{escape(tip)}</title>" if tip else ""
         self._parts.append(f"<circle cx='{_number(x)}' cy='{_number(y)}' r='{_number(radius)}' {look}>{title}</circle>")
 

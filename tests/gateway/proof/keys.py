@@ -13,6 +13,9 @@ class FixedKeys:
             return Identity("client", project="TEST01")
         return Identity("node", pool="p", is_node=True) if credential == NODE_KEY else None
 
+    def identify_admin(self, credential: str) -> str | None:
+        return None
+
     def is_valid(self, key: str) -> bool:
         return True
 

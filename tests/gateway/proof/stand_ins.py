@@ -37,11 +37,20 @@ class NoTimer:
     def cancel(self) -> None:
         pass
 
+    def add(self, what: object) -> None:
+        pass
+
+    def discard(self, what: object) -> None:
+        pass
+
 
 class NoWheel:
     """Deadlines are events of the search, so nothing is scheduled."""
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> NoTimer:
+        return NoTimer()
+
+    def lane(self, delay: float, callback: Callable[[Any], object]) -> NoTimer:
         return NoTimer()
 
 

@@ -164,7 +164,7 @@ class World:
             customer.socket.is_up = False
         self.customers.clear()
         wrong = list(self.wrong)
-        for task in asyncio.all_tasks(self.loop):
+        for task in sorted(asyncio.all_tasks(self.loop), key=asyncio.Task.get_name):
             task.cancel()
         self.loop.advance()
         self.loop.close()

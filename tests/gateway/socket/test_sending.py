@@ -47,6 +47,39 @@ def test_one_write_a_socket_and_turn(world: World) -> None:
     assert len(second_transport.writes) == 1
 
 
+def test_a_busy_turn_waits_for_the_next_ones_while_they_add_to_it(world: World) -> None:
+    sockets = [world.open() for _ in range(7)]
+    for socket, _ in sockets[:3]:
+        socket.send(b"one")
+    world.loop.turn()
+    assert all(transport.writes == [] for _, transport in sockets)
+    for socket, _ in sockets:
+        socket.send(b"two")
+    world.loop.turn()
+    assert all(transport.writes == [] for _, transport in sockets)
+    sockets[0][0].send(b"three")
+    world.loop.turn()  # nobody has joined in
+    assert [transport.writes for _, transport in sockets] == [
+        [b"\x81\x03one\x81\x03two\x81\x05three"],
+        *[[b"\x81\x03one\x81\x03two"]] * 2,
+        *[[b"\x81\x03two"]] * 4,
+    ]
+
+
+@pytest.mark.parametrize(("a_turn", "turns"), [(3, 9), (30, 3), (64, 1)])
+def test_the_waiting_has_an_end(world: World, a_turn: int, turns: int) -> None:
+    opened = []
+    for turn in range(1, turns + 1):
+        assert all(transport.writes == [] for _, transport in opened)
+        for _ in range(a_turn):
+            socket, transport = world.open()
+            socket.send(b"here")
+            opened.append((socket, transport))
+        world.loop.turn()
+        assert turn == turns or opened[0][1].writes == []
+    assert all(transport.writes == [b"\x81\x04here"] for _, transport in opened)
+
+
 @pytest.mark.parametrize("size", [0, 125, 126, 8191, 8192, 65535, 65536])
 def test_text_of_any_size(world: World, size: int) -> None:
     socket, transport = world.open()

@@ -130,3 +130,53 @@ async def test_on_a_real_loop_never_early() -> None:
         wheel.call_later(delay, lambda due: done.put_nowait(time.monotonic() - due), started + delay)
     for _ in delays:
         assert 0 <= await asyncio.wait_for(done.get(), TIMEOUT) < 1
+
+
+def test_a_lane_calls_in_order_and_never_early(loop: FakeLoop, wheel: TimerWheel) -> None:
+    calls: list[tuple[str, float]] = []
+    lane = wheel.lane(1.0, lambda item: calls.append((item, loop.now)))
+    begun = loop.now
+    lane.add("a")
+    loop.advance(0.5)
+    lane.add("b")
+    lane.add("c")
+    assert len(lane) == 3
+    assert loop.pending() == 1  # one timer for all
+    lane.discard("b")
+    lane.discard("nobody")
+    loop.advance(0.499)
+    assert calls == []
+    loop.advance(5)
+    assert [item for item, _ in calls] == ["a", "c"]
+    assert all(0 <= when - begun - due <= LATE for (_, when), due in zip(calls, (1.0, 1.5), strict=True))
+    assert len(lane) == loop.pending() == 0
+    lane.add("d")
+    loop.advance(5)
+    assert calls[-1][0] == "d"
+
+
+def test_a_lane_survives_a_callback_that_fails_or_adds(loop: FakeLoop, wheel: TimerWheel) -> None:
+    calls: list[object] = []
+
+    def call(item: str) -> None:
+        calls.append(item)
+        if item == "again" and calls.count("again") < 3:
+            lane.add(item)
+        if item == "bad":
+            raise ZeroDivisionError
+
+    lane = wheel.lane(1.0, call)
+    for item in ("bad", "good", "again"):
+        lane.add(item)
+    loop.advance(10)
+    assert calls == ["bad", "good", "again", "again", "again"]
+    assert [type(error["exception"]) for error in loop.errors] == [ZeroDivisionError]
+    assert len(lane) == loop.pending() == 0
+
+
+def test_a_lane_that_was_emptied_calls_nobody(loop: FakeLoop, wheel: TimerWheel) -> None:
+    lane = wheel.lane(1.0, lambda item: pytest.fail(item))
+    lane.add("a")
+    lane.discard("a")
+    loop.advance(5)
+    assert loop.pending() == 0

@@ -1,60 +1,131 @@
-"""Opening the SQLite file of the store: made if it is missing, migrated, with its own secret."""
+"""What the stores have in common: they are migrated when they are opened, and have a secret of their own."""
 
-import logging
-import os
+import abc
+import contextlib
 import secrets
-import sqlite3
-import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from rtcbridge.drivers.ledger.migrations import HEAD
-from rtcbridge.drivers.ledger.schema import meta
+from rtcbridge.drivers.ledger.schema import keys, meta
 from rtcbridge.ports import LedgerError
 
-_BUSY_TIMEOUT = 10.0  # seconds that a writer waits for another process
-_READ = "rtcbridge_read"
+Insert = sqlite.Insert | postgresql.Insert
 
-logger = logging.getLogger(__name__)
+KEY_COLUMNS = [keys.c[name] for name in ("id", "digest", "project", "pool", "is_node", "is_admin", "revoked")]
 
 
-class Database:
+class KeyChanges(NamedTuple):
+    """Keys that were made or revoked.
+
+    Attributes:
+        version: of the keys, to which they lead.
+        rows: of `KEY_COLUMNS`.
+        complete: these are all keys, and what is not among them is none any more.
+    """
+
+    version: int
+    rows: Sequence[Sequence[Any]]
+    complete: bool = False
+
+
+class KeyFeed(Protocol):
+    """Tells of keys that this process or another has made or revoked."""
+
+    def look(self) -> KeyChanges | None:
+        """Return what has changed since the last call, or None. Takes microseconds; never raises."""
+        ...
+
+    def catch_up(self) -> None:
+        """Make sure that the next `look` sees what was committed before this call. It may block."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store."""
+        ...
+
+
+class Database(abc.ABC):
     """One open store.
 
     Attributes:
-        engine: its transactions begin as writers (`BEGIN IMMEDIATE`), so that none fails half way on a lock.
-        reader: the same without transactions, for single SELECT statements.
-        secret: 32 random bytes, made with the file, that key all digests and tokens.
+        name: what errors and people call it: the file, or the URL without the password.
+        engine: its transactions begin as writers.
+        reader: the same for single SELECT statements.
+        secret: 32 random bytes, made with the store, that key all digests and tokens.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Open, and make or migrate what is missing. Raises LedgerError."""
-        self.path = path
-        try:
-            _touch(path)
-            self.engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": _BUSY_TIMEOUT})
-            sa.event.listen(self.engine, "connect", _prepare)
-            sa.event.listen(self.engine, "begin", _begin)
-            self.reader = self.engine.execution_options(**{_READ: True})
-            with self.engine.begin() as connection:
-                _migrate(connection, path)
-                self.secret = bytes.fromhex(_initialise(connection))
-        except OSError as error:
-            raise LedgerError(f"store {path}: {error.strerror}") from None
-        except sa.exc.DBAPIError as error:
-            self.engine.dispose()
-            raise LedgerError(f"store {path}: {error.orig}") from None
+    name: str
+    engine: sa.Engine
+    reader: sa.Engine
+    secret: bytes
 
-    def read(self, query: sa.Select[Any]) -> list[dict[str, Any]]:
-        """Return the rows of one query. Raises LedgerError."""
-        try:
-            with self.reader.connect() as connection:
-                return [dict(row) for row in connection.execute(query).mappings()]
-        except sa.exc.DBAPIError as error:
-            raise LedgerError(f"store {self.path}: {error.orig}") from None
+    # --- what differs ---
+
+    @abc.abstractmethod
+    def insert(self, table: sa.Table) -> Insert:
+        """Begin an INSERT that can take ON CONFLICT."""
+
+    @abc.abstractmethod
+    def compile(self, statement: sa.ClauseElement) -> sa.Compiled:
+        """Compile a statement for the driver, with its parameters by their position."""
+
+    @abc.abstractmethod
+    def key_feed(self) -> KeyFeed:
+        """Start to look for changed keys. Raises LedgerError if they cannot be read."""
+
+    @abc.abstractmethod
+    def announce_keys(self, connection: sa.Connection) -> None:
+        """Let feeds of other processes hear, once the transaction is committed, that keys changed."""
+
+    @property
+    def is_lost(self) -> bool:
+        """True while the right to run the one bridge on this store is lost: nodes are another's to decide on."""
+        return False
+
+    @abc.abstractmethod
+    def is_rows_fault(self, error: Exception) -> bool:
+        """Say whether the values are at fault and not the store: the same rows would fail for ever."""
+
+    def is_passing(self, error: Exception) -> bool:
+        """Say whether the same transaction may well succeed at once: a conflict, or a connection that had died."""
+        return False
+
+    def patience(self, connection: sa.Connection, seconds: float | None) -> AbstractContextManager[None]:
+        """Let the store be silent on a connection for longer than usual."""
+        return contextlib.nullcontext()
+
+    # --- what does not ---
+
+    def error(self, error: Exception) -> LedgerError:
+        """Make the one line that a failure of the driver is told in."""
+        text = str(getattr(error, "orig", None) or error)
+        return LedgerError(f"store {self.name}: {' '.join(text.split())}")
+
+    def read(self, query: sa.Select[Any], *, patience: float | None = None) -> list[dict[str, Any]]:
+        """Return the rows of one query.
+
+        Args:
+            query: a SELECT.
+            patience: seconds that the store may be silent over it, where a store has such a bound.
+
+        Raises:
+            LedgerError: the store cannot be read.
+        """
+        for last in (False, True):
+            try:
+                with self.reader.connect() as connection, self.patience(connection, patience):
+                    return [dict(row) for row in connection.execute(query).mappings()]
+            except sa.exc.DBAPIError as error:
+                if last or not self.is_passing(error):
+                    raise self.error(error) from None
+        raise AssertionError("the second try returned or raised")
 
     def close(self) -> None:
         """Close every connection."""
@@ -68,40 +139,34 @@ class Database:
         self.close()
 
 
-def _touch(path: Path) -> None:
-    """Make the file, readable by its owner only: it holds the secret."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+def is_current(connection: sa.Connection) -> bool:
+    """Say whether the store has the present schema and its secret."""
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return False
+    version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    return version == HEAD and _secret(connection) is not None
 
 
-def _prepare(connection: sqlite3.Connection, _: object) -> None:
-    # Without this sqlite3 begins transactions of its own, and late; `_begin` does it instead.
-    connection.isolation_level = None
-    # Changing the journal mode does not wait for a lock: another process may be doing just this.
-    deadline = time.monotonic() + _BUSY_TIMEOUT
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            break
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
+def prepare(connection: sa.Connection, name: str) -> bytes:
+    """Bring a store up to date in the caller's transaction, and return its secret.
+
+    Raises:
+        LedgerError: a newer version of rtcbridge has made it.
+    """
+    if not is_current(connection):
+        _migrate(connection, name)
+    found = _secret(connection)
+    if found is None:
+        found = secrets.token_hex(32)
+        connection.execute(meta.insert(), [{"name": "secret", "value": found}, {"name": "keys_version", "value": "0"}])
+    return bytes.fromhex(found)
 
 
-def _begin(connection: sa.Connection) -> None:
-    if not connection.get_execution_options().get(_READ):
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _secret(connection: sa.Connection) -> str | None:
+    return connection.scalar(sa.select(meta.c.value).where(meta.c.name == "secret"))
 
 
-def _migrate(connection: sa.Connection, path: Path) -> None:
-    """Bring the file up to `HEAD`, in the caller's transaction."""
-    if sa.inspect(connection).has_table("alembic_version"):
-        version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
-        if version == HEAD:
-            return
+def _migrate(connection: sa.Connection, name: str) -> None:
     # Loaded only when needed: a command such as `rtcbridge keys list` should not wait for it.
     from alembic import command
     from alembic.config import Config
@@ -113,14 +178,4 @@ def _migrate(connection: sa.Connection, path: Path) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError:
-        raise LedgerError(f"store {path}: made by a newer version of rtcbridge") from None
-
-
-def _initialise(connection: sa.Connection) -> str:
-    """Return the store's secret; make it, and the counter of the keys' changes, in a new store."""
-    found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "secret"))
-    if found is not None:
-        return str(found)
-    secret = secrets.token_hex(32)
-    connection.execute(meta.insert(), [{"name": "secret", "value": secret}, {"name": "keys_version", "value": "0"}])
-    return secret
+        raise LedgerError(f"store {name}: made by a newer version of rtcbridge") from None

@@ -1,4 +1,4 @@
-"""The tables of the durable store. Times are Unix seconds; `migrations` brings a file to this schema."""
+"""The tables of the durable store. Times are Unix seconds; `migrations` brings a store to this schema."""
 
 import sqlalchemy as sa
 
@@ -20,6 +20,7 @@ keys = sa.Table(
     sa.Column("project", sa.String, nullable=False),
     sa.Column("pool", sa.String, nullable=False),
     sa.Column("is_node", sa.Boolean, nullable=False),
+    sa.Column("is_admin", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("revoked", sa.Float),
     sa.Column("changed", sa.Integer, nullable=False, index=True),
@@ -42,6 +43,15 @@ nodes = sa.Table(
     sa.Column("ordered", sa.String, nullable=False, server_default=""),
 )
 
+overrides = sa.Table(
+    "overrides",
+    metadata,
+    sa.Column("pool", sa.String, primary_key=True),
+    sa.Column("settings", sa.String, nullable=False),
+    sa.Column("changed", sa.Float, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+)
+
 sessions = sa.Table(
     "sessions",
     metadata,
@@ -55,4 +65,5 @@ sessions = sa.Table(
     sqlite_with_rowid=False,  # ids begin with the time: the table grows at its end
 )
 # Few sessions of all that ever were are open: a start of the bridge must not read the whole ledger.
-sa.Index("ix_sessions_open", sessions.c.id, sqlite_where=sessions.c.ended.is_(None))
+_OPEN = sessions.c.ended.is_(None)
+sa.Index("ix_sessions_open", sessions.c.id, sqlite_where=_OPEN, postgresql_where=_OPEN)

@@ -1,237 +1,207 @@
-"""The ledger in SQLite: nodes with their intents, and the record of sessions.
+"""The store in one SQLite file, in WAL mode: any number of processes read it, one at a time writes."""
 
-One thread writes. Whatever is recorded while it waits for the disk goes into its next transaction, so that
-thousands of session starts a second cost a few commits, and the event loop never waits.
-"""
-
-import asyncio
+import contextlib
 import logging
-import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
-from typing import Any
+import os
+import sqlite3
+import time
+from pathlib import Path
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 
-from rtcbridge.drivers.ledger.database import Database
-from rtcbridge.drivers.ledger.schema import nodes, sessions
-from rtcbridge.ports import LedgerError, NodeRow, SessionRow
+from rtcbridge.drivers.ledger.database import KEY_COLUMNS, Database, Insert, KeyChanges, prepare
+from rtcbridge.ports import LedgerError
 
-GATHER = 0.01  # seconds that sessions are gathered before a commit that nobody waits for
-_LONGEST_PAUSE = 5.0  # seconds between two tries while the disk fails
-_LAST_TRIES = 3
-PENDING_LIMIT = 200_000  # starts and ends held in memory while the disk fails
-
-# No fault of the disk: the same rows would fail for ever, and hold up all that come after them.
-_HOPELESS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.InterfaceError)
+_BUSY_TIMEOUT = 10.0  # seconds that a writer waits for another process
+_READ = "rtcbridge_read"
+_DIALECT = sqlite.dialect(paramstyle="qmark")
+_FAULTS = (sa.exc.IntegrityError, sa.exc.DataError, sa.exc.ProgrammingError, sa.exc.InterfaceError)
 
 logger = logging.getLogger(__name__)
 
 
-class _Statement:
-    """A statement of SQLAlchemy's, compiled once and run with plain tuples: half the cost of a row."""
+class SqliteDatabase(Database):
+    """One file. Its transactions begin as writers (`BEGIN IMMEDIATE`), so that none fails half way on a lock."""
 
-    def __init__(self, statement: sa.Insert | sa.Update | sa.Delete) -> None:
-        compiled = statement.compile(dialect=sqlite.dialect(paramstyle="qmark"))
-        self._sql = str(compiled)
-        self.names = tuple(compiled.positiontup or ())
-
-    def run(self, connection: sa.Connection, rows: list[tuple[Any, ...]]) -> None:
-        """Run it for all rows, each with its values in the order of `names`."""
-        if rows:
-            connection.exec_driver_sql(self._sql, rows)
-
-
-def _upsert(table: sa.Table, columns: Iterable[str], first: Iterable[str] = ()) -> _Statement:
-    """Insert rows of a table; let those that are there have these new columns, and `first` where they had none."""
-    new = sqlite.insert(table)
-    moved: dict[str, Any] = {name: new.excluded[name] for name in columns}
-    empty: sa.ColumnElement[str] = sa.literal_column("''")
-    kept = {name: sa.func.coalesce(sa.func.nullif(table.c[name], empty), new.excluded[name]) for name in first}
-    return _Statement(new.on_conflict_do_update(index_elements=["id"], set_=moved | kept))
-
-
-SAVE_NODE = _upsert(nodes, [column.name for column in nodes.c if column.name != "id"])
-DELETE_NODE = _Statement(nodes.delete().where(nodes.c.id == sa.bindparam("node")))
-START_SESSION = _upsert(sessions, ["pool", "node"], first=["ended", "reason"])
-END_SESSION = _Statement(
-    sessions.update()
-    .where(sessions.c.id == sa.bindparam("session"), sessions.c.ended.is_(None))
-    .values(ended=sa.bindparam("at"), reason=sa.bindparam("why"))
-)
-
-
-def _row(row: SessionRow, end: tuple[float | None, str]) -> tuple[Any, ...]:
-    """The values of a start, with the end if it came in the same batch."""
-    return (row.id, row.pool, row.node, row.project, row.started, *end)
-
-
-class _Batch:
-    """What waits to be written, and who waits for it."""
-
-    def __init__(self) -> None:
-        self.nodes: dict[str, NodeRow | None] = {}  # None: to be deleted
-        self.starts: dict[str, SessionRow] = {}
-        self.ends: dict[str, tuple[float, str]] = {}
-        self.waiters: list[Future[None]] = []
-
-    def is_empty(self) -> bool:
-        return not (self.nodes or self.starts or self.ends or self.waiters)
-
-    def take_back(self, older: "_Batch") -> None:
-        """Put the sessions of a batch that could not be written before those of this one."""
-        self.starts = older.starts | self.starts
-        self.ends = self.ends | older.ends
-
-    def write(self, connection: sa.Connection) -> None:
-        SAVE_NODE.run(connection, [msgspec.structs.astuple(row) for row in self.nodes.values() if row])
-        DELETE_NODE.run(connection, [(node,) for node, row in self.nodes.items() if not row])
-        ends = dict(self.ends)
-        starts = [_row(row, ends.pop(row.id, (None, ""))) for row in self.starts.values()]
-        START_SESSION.run(connection, starts)
-        END_SESSION.run(connection, [(at, why, session) for session, (at, why) in ends.items()])
-
-
-class LedgerReader:
-    """The reading half of the ledger, all that a command beside the bridge needs."""
-
-    def __init__(self, database: Database) -> None:
-        """Keep the database; nothing is read yet."""
-        self._database = database
-
-    def nodes(self) -> Sequence[NodeRow]:
-        """Return every stored node. Raises LedgerError."""
-        return [NodeRow(**row) for row in self._database.read(sa.select(nodes).order_by(nodes.c.id))]
-
-    def open_sessions(self) -> Sequence[SessionRow]:
-        """Return the sessions that started and did not end, oldest first. Raises LedgerError."""
-        query = sa.select(sessions).where(sessions.c.ended.is_(None)).order_by(sessions.c.started)
-        return [SessionRow(**row) for row in self._database.read(query)]
-
-    def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
-        """Return the latest sessions, newest first. Raises LedgerError."""
-        query = sa.select(sessions).order_by(sessions.c.started.desc()).limit(limit)
-        return [SessionRow(**row) for row in self._database.read(query)]
-
-
-class SqliteLedger(LedgerReader):
-    """`Ledger` over one SQLite file. Call it from the thread of one event loop.
-
-    A disk that fails is logged and tried again. Sessions are kept meanwhile, up to `PENDING_LIMIT` of them;
-    a node's row is not: its `save_node` raises, so that nothing is done on an intent that is not stored.
-    """
-
-    def __init__(self, database: Database) -> None:
-        """Start the writing thread."""
-        super().__init__(database)
-        self._lock = threading.Lock()
-        self._batch = _Batch()
-        self._any = threading.Event()
-        self._urgent = threading.Event()
-        self._closing = False
-        self._full = False
-        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
-        self._thread.start()
-
-    async def save_node(self, row: NodeRow) -> None:
-        """Write one node; durable when it returns. Raises LedgerError."""
-        await self._written({row.id: row})
-
-    async def delete_node(self, node: str) -> None:
-        """Forget one node; durable when it returns. Raises LedgerError."""
-        await self._written({node: None})
-
-    def session_started(self, row: SessionRow) -> None:
-        """Record a start; written within milliseconds. A second one of an id only moves it."""
-        with self._lock:
-            if self._has_room():
-                self._batch.starts[row.id] = row
-        self._wake()
-
-    def session_ended(self, session: str, ended: float, reason: str) -> None:
-        """Record an end; written within milliseconds. Only the first end of an id counts."""
-        with self._lock:
-            if self._has_room():
-                self._batch.ends.setdefault(session, (ended, reason))
-        self._wake()
-
-    async def flush(self) -> None:
-        """Return when all that was recorded before is durable. Raises LedgerError if the disk fails now."""
-        await self._written({})
-
-    async def close(self) -> None:
-        """Flush and close; nothing may be called afterwards."""
-        self._closing = True
-        self._hurry()
-        await asyncio.to_thread(self._thread.join)
-
-    async def _written(self, changes: dict[str, NodeRow | None]) -> None:
-        waiter: Future[None] = Future()
-        with self._lock:
-            self._batch.nodes |= changes
-            self._batch.waiters.append(waiter)
-        self._hurry()
-        await asyncio.wrap_future(waiter)
-
-    def _wake(self) -> None:
-        if not self._any.is_set():  # to set what is set costs as much as all else; it is cleared under the lock
-            self._any.set()
-
-    def _hurry(self) -> None:
-        self._urgent.set()
-        self._any.set()
-
-    def _has_room(self) -> bool:
-        room = len(self._batch.starts) + len(self._batch.ends) < PENDING_LIMIT
-        if not room and not self._full:
-            logger.error("store %s: too much is waiting to be written, sessions go unrecorded", self._database.path)
-        self._full = not room
-        return room
-
-    def _run(self) -> None:
-        failures = 0
-        while not (self._closing and (self._is_empty() or failures >= _LAST_TRIES)):
-            self._any.wait()
-            self._urgent.wait(min(_LONGEST_PAUSE, 0.1 * 2**failures) if failures else GATHER)
-            failures = 0 if self._write_batch() else failures + 1
-        if not self._is_empty():
-            logger.error("store %s: closed with sessions unrecorded", self._database.path)
-
-    def _is_empty(self) -> bool:
-        with self._lock:
-            return self._batch.is_empty()
-
-    def _write_batch(self) -> bool:
-        with self._lock:
-            batch, self._batch = self._batch, _Batch()
-            self._any.clear()
-            self._urgent.clear()
-        if batch.is_empty():
-            return True
-        # From here on no waiter can be cancelled; one that is cancelled already gets no answer.
-        waiters = [waiter for waiter in batch.waiters if waiter.set_running_or_notify_cancel()]
+    def __init__(self, file: str | Path) -> None:
+        """Open, and make or migrate what is missing. Raises LedgerError."""
+        self.path = Path(file)
+        self.name = str(file)
+        self.engine = sa.create_engine(f"sqlite:///{self.path}", connect_args={"timeout": _BUSY_TIMEOUT})
+        sa.event.listen(self.engine, "connect", _configure)
+        sa.event.listen(self.engine, "begin", _begin)
+        self.reader = self.engine.execution_options(**{_READ: True})
         try:
-            with self._database.engine.begin() as connection:
-                batch.write(connection)
-        except Exception as error:
-            text = f"store {self._database.path}: cannot be written: {getattr(error, 'orig', error)}"
-            logger.error("%s", text)
-            self._keep(batch, error)
-            for waiter in waiters:
-                waiter.set_exception(LedgerError(text))
-            return False
-        for waiter in waiters:
-            waiter.set_result(None)
-        return True
+            _touch(self.path)
+            with self.engine.begin() as connection:
+                self.secret = prepare(connection, self.name)
+        except OSError as error:
+            raise LedgerError(f"store {self.name}: {error.strerror}") from None
+        except sa.exc.DBAPIError as error:
+            self.close()
+            raise self.error(error) from None
+        except BaseException:
+            self.close()
+            raise
 
-    def _keep(self, batch: _Batch, error: Exception) -> None:
-        """Keep the sessions of a failed batch for the next try."""
-        if not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _HOPELESS):
-            logger.error("sessions go unrecorded: %s", " ".join([*batch.starts, *batch.ends]))
-            return
-        with self._lock:
-            self._batch.take_back(batch)
-            if not self._batch.is_empty():
-                self._any.set()
+    def insert(self, table: sa.Table) -> Insert:
+        """Begin an INSERT that can take ON CONFLICT."""
+        return sqlite.insert(table)
+
+    def compile(self, statement: sa.ClauseElement) -> sa.Compiled:
+        """Compile a statement for the driver, with its parameters by their position."""
+        return statement.compile(dialect=_DIALECT)
+
+    def key_feed(self) -> "SqliteKeyFeed":
+        """Start to look for changed keys. Raises LedgerError if they cannot be read."""
+        return SqliteKeyFeed(self)
+
+    def announce_keys(self, connection: sa.Connection) -> None:
+        """Nothing is to be done: every commit changes the file's `data_version`."""
+
+    def is_rows_fault(self, error: Exception) -> bool:
+        """Say whether the values are at fault and not the disk."""
+        return not isinstance(error, sa.exc.DBAPIError) or isinstance(error, _FAULTS)
+
+
+class SqliteKeyFeed:
+    """Asks SQLite whether another connection has written to the file (`PRAGMA data_version`): 2 µs."""
+
+    def __init__(self, database: SqliteDatabase) -> None:
+        """Open a connection. Raises LedgerError if the keys cannot be read."""
+        self._name = database.name
+        self._data_version = -1
+        self._keys_version = -1
+        self._failing = False
+        # PRAGMA data_version compares with what this one connection saw before, so it must stay the same one.
+        self._pooled = database.engine.raw_connection()
+        self._cursor = self._pooled.cursor()
+        columns = ", ".join(column.name for column in KEY_COLUMNS)
+        self._changed = f"SELECT {columns} FROM keys WHERE changed > ?"  # noqa: S608 - names of the schema
+        try:
+            self._first = self._read()
+        except sqlite3.Error as error:
+            self.close()
+            raise LedgerError(f"store {self._name}: the keys cannot be read: {error}") from None
+
+    def look(self) -> KeyChanges | None:
+        """Return what has changed since the last call, or None."""
+        if first := self._first:
+            self._first = None
+            return first
+        try:
+            data_version = self._number("PRAGMA data_version")
+            if data_version == self._data_version:
+                return None
+            changes = self._read()
+        except sqlite3.Error as error:
+            if not self._failing:
+                logger.error("store %s: cannot be read: %s", self._name, error)
+            self._failing = True
+            return None
+        self._data_version = data_version
+        self._failing = False
+        return changes
+
+    def catch_up(self) -> None:
+        """Nothing is to be done: each look sees all that is committed."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+        self._cursor.close()
+        self._pooled.close()
+
+    def _read(self) -> KeyChanges | None:
+        version = self._number("SELECT value FROM meta WHERE name = 'keys_version'")
+        if version == self._keys_version:
+            return None
+        rows = self._cursor.execute(self._changed, (self._keys_version,)).fetchall()
+        self._keys_version = version
+        return KeyChanges(version, rows)
+
+    def _number(self, query: str) -> int:
+        # All rows are fetched, for a statement left half way would hold on to the state that it saw.
+        return int(self._cursor.execute(query).fetchall()[0][0])
+
+
+def back_up(file: Path, copy: Path) -> None:
+    """Copy a store while bridges and commands use it (SQLite's online backup). The copy is whole, or there is none.
+
+    Args:
+        file: the store; it is not migrated.
+        copy: the new file, readable by its owner only: it has the store's secret.
+
+    Raises:
+        LedgerError: there is no such store, or the copy exists or cannot be written.
+    """
+    if not file.is_file():
+        raise LedgerError(f"store {file}: there is no such file")
+    if copy.exists():
+        raise LedgerError(f"{copy}: exists; a backup never replaces a file")
+    part = copy.with_name(f".{copy.name}.{os.getpid()}")
+    try:
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            _copy(file, part)
+            _publish(part, copy)
+        finally:
+            part.unlink(missing_ok=True)
+    except FileExistsError:
+        raise LedgerError(f"{copy}: exists; a backup never replaces a file") from None
+    except OSError as error:
+        raise LedgerError(f"{copy}: {error.strerror}") from None
+    except sqlite3.Error as error:
+        raise LedgerError(f"store {file}: {error}") from None
+
+
+def _publish(part: Path, copy: Path) -> None:
+    """Give the finished file its name, which must be free."""
+    try:
+        os.link(part, copy)  # unlike a rename, it never replaces
+    except PermissionError:  # a file system without links, such as a USB stick's
+        with copy.open("xb"):
+            os.replace(part, copy)
+
+
+def _copy(file: Path, part: Path) -> None:
+    with (
+        contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True)) as source,
+        contextlib.closing(sqlite3.connect(part, isolation_level=None)) as target,
+    ):
+        source.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT * 1000:.0f}")
+        source.backup(target)  # in one step: it reads one state, and in WAL mode no writer waits for it
+        target.execute("PRAGMA journal_mode = DELETE")  # one file, without -wal and -shm beside it
+        (verdict,) = target.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+    with part.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+def _touch(path: Path) -> None:
+    """Make the file, readable by its owner only: it holds the secret."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _configure(connection: sqlite3.Connection, _: object) -> None:
+    # Without this sqlite3 begins transactions of its own, and late; `_begin` does it instead.
+    connection.isolation_level = None
+    # Changing the journal mode does not wait for a lock: another process may be doing just this.
+    deadline = time.monotonic() + _BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: sa.Connection) -> None:
+    if not connection.get_execution_options().get(_READ):
+        connection.exec_driver_sql("BEGIN IMMEDIATE")

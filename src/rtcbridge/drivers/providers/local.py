@@ -26,6 +26,7 @@ from rtcbridge.ports import Launch, Machine, ProviderError
 
 PROGRAM = (sys.executable, "-m", "rtcbridge", "node")
 _STATE = "process.json"
+_STORE = "RTCBRIDGE_STORE__URL"  # it may have a password, which is none of a model's business
 _POLL = 0.02  # seconds between two looks at a process that is ending and is no child of ours
 _KILL_WAIT = 10.0  # seconds for the kernel to remove a killed process
 _CLOCK_SLACK = 2.0  # seconds that a process's start may seem to move when the clock is set
@@ -106,9 +107,10 @@ class LocalProvider:
         return self._folder / node
 
     async def _spawn(self, verb: str, folder: Path, launch: Launch) -> None:
+        kept = {name: value for name, value in os.environ.items() if name != _STORE}
         with _errors(verb):
             # In a thread, which a cancelled call does not stop half way.
-            await asyncio.to_thread(_spawn, folder, self._command, {**os.environ, **launch.env()})
+            await asyncio.to_thread(_spawn, folder, self._command, {**kept, **launch.env()})
 
 
 async def sweep(state: str | os.PathLike[str], grace: float = 2.0) -> int:

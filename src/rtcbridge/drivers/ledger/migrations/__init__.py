@@ -1,7 +1,7 @@
 """Alembic's migrations of the store, run at each opening by `rtcbridge.drivers.ledger.database`.
 
 A new one goes into `versions/`, with `down_revision` naming the one before, and `HEAD` is set to its name:
-that spares a file that is up to date the loading of Alembic.
+that spares a store that is up to date the loading of Alembic.
 """
 
-HEAD = "0002"
+HEAD = "0003"

@@ -52,4 +52,5 @@ def upgrade() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("ix_sessions_started", "sessions", ["started"])
-    op.create_index("ix_sessions_open", "sessions", ["id"], sqlite_where=sa.text("ended IS NULL"))
+    is_open = sa.text("ended IS NULL")
+    op.create_index("ix_sessions_open", "sessions", ["id"], sqlite_where=is_open, postgresql_where=is_open)

@@ -1,10 +1,17 @@
 """One contract over every provider that makes machines. A test module gives it real machines of its kind.
 
+    class TestMine(Contract, ListContract):
+        @pytest.fixture
+        def machines(self, tmp_path):
+            return MyMachines(tmp_path)
+
 The "machine" notes its environment and each boot in the folder that it shares with the test, and lives until
-it is told to end.
+it is told to end. It needs pytest with pytest-asyncio in its mode `auto`.
 """
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +20,13 @@ import pytest
 from rtcbridge.ports import Launch, Machine, Provider, ProviderError
 
 
-def launch(node="node-1", url="ws://127.0.0.1:9/node"):
+def launch(node: str = "node-1", url: str = "ws://127.0.0.1:9/node") -> Launch:
+    """Return what a node of the pool `pool` must know."""
     return Launch(node, "pool", url, f"nk_secret_of_{node}")
 
 
-async def until(true):
-    """Wait for what another process does."""
+async def until(true: Callable[[], object]) -> None:
+    """Wait for what another process does. Raises TimeoutError after 15 seconds."""
     async with asyncio.timeout(15):
         while not true():  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
@@ -42,10 +50,15 @@ class Machines(Protocol):
         ...
 
 
+def _count_is(machines: Machines, running: int, boots: int | None = None) -> bool:
+    return machines.running() == running and boots in (None, machines.boots())
+
+
 class Contract:
     """Give a subclass the fixture `machines`."""
 
-    async def test_a_machine_is_made_with_what_it_must_know(self, machines: Machines):
+    async def test_a_machine_is_made_with_what_it_must_know(self, machines: Machines) -> None:
+        """It finds all four of `Launch.env()` in its environment, and outlives its provider."""
         provider = machines.make()
         await provider.create(launch())
         await until(machines.running)
@@ -60,7 +73,8 @@ class Contract:
         await provider.close()
         assert machines.running() == 1
 
-    async def test_every_operation_may_be_repeated(self, machines: Machines):
+    async def test_every_operation_may_be_repeated(self, machines: Machines) -> None:
+        """The bridge repeats what it does not know the end of."""
         provider = machines.make()
         await provider.create(launch())
         await until(machines.running)
@@ -80,24 +94,27 @@ class Contract:
         assert machines.boots() == 2
         await provider.close()
 
-    async def test_a_provider_made_anew_goes_on_where_another_left_off(self, machines: Machines):
+    async def test_a_provider_made_anew_goes_on_where_another_left_off(self, machines: Machines) -> None:
+        """Nothing that matters is in the memory of the provider: the bridge may be killed."""
         for operation, runs in (("create", 1), ("create", 1), ("stop", 0), ("start", 1), ("destroy", 0)):
             provider = machines.make()
             await getattr(provider, operation)(launch())
-            await until(lambda runs=runs: machines.running() == runs)
+            await until(partial(_count_is, machines, runs))
             await provider.close()
         assert machines.boots() == 2
 
-    async def test_a_destroyed_node_may_be_made_again(self, machines: Machines):
+    async def test_a_destroyed_node_may_be_made_again(self, machines: Machines) -> None:
+        """An id may come back."""
         provider = machines.make()
         for number in (1, 2):
             await provider.create(launch())
-            await until(lambda number=number: machines.running() == 1 and machines.boots() == number)
+            await until(partial(_count_is, machines, 1, number))
             await provider.destroy(launch())
             await until(lambda: not machines.running())
         await provider.close()
 
-    async def test_what_is_not_there_is_not_started_and_destroyed_without_a_word(self, machines: Machines):
+    async def test_what_is_not_there_is_not_started_and_destroyed_without_a_word(self, machines: Machines) -> None:
+        """A refusal is one line, which says that there is none, without secrets."""
         provider = machines.make()
         for operation in (provider.start, provider.stop):
             with pytest.raises(ProviderError, match=r"no .*(machine|node)") as caught:
@@ -107,7 +124,8 @@ class Contract:
         await provider.destroy(launch())
         await provider.close()
 
-    async def test_many_nodes_at_once(self, machines: Machines):
+    async def test_many_nodes_at_once(self, machines: Machines) -> None:
+        """One operation a node runs at a time, but of many nodes at once."""
         provider = machines.make()
         nodes = [f"node-{number}" for number in range(6)]
         await asyncio.gather(*(provider.create(launch(node)) for node in nodes))
@@ -118,7 +136,8 @@ class Contract:
         await provider.close()
 
     @pytest.mark.parametrize("after", [0, 0.03, 0.1])
-    async def test_a_cancelled_creation_can_be_repeated_or_undone(self, machines: Machines, after):
+    async def test_a_cancelled_creation_can_be_repeated_or_undone(self, machines: Machines, after: float) -> None:
+        """A deadline cancels a call at any point."""
         provider = machines.make()
         creating = asyncio.create_task(provider.create(launch()))
         await asyncio.sleep(after)
@@ -135,7 +154,7 @@ class Contract:
 class ListContract:
     """The same for providers that can list their machines."""
 
-    async def test_what_runs_and_what_does_not_is_listed(self, machines: Machines):
+    async def test_what_runs_and_what_does_not_is_listed(self, machines: Machines) -> None:
         """What was accepted shows at once: a machine that was made is there, one that was stopped runs no more."""
         provider = machines.make()
         assert await runs(provider) == {}

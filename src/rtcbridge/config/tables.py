@@ -1,0 +1,98 @@
+"""The tables of the configuration that are not of a pool: `[server]`, `[sessions]`, `[store]` and so on."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from rtcbridge.config.kinds import (
+    Argument,
+    Bytes,
+    Count,
+    EngineUrl,
+    Host,
+    IceUrl,
+    PublicUrl,
+    Seconds,
+    SecondsOrZero,
+    StoreUrl,
+    Text,
+)
+
+
+class Server(Struct, frozen=True, kw_only=True):
+    """`[server]`: where the bridge listens, and the bounds of a connection."""
+
+    host: Host = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    public_url: PublicUrl = ""
+    tls_cert: Text = ""
+    tls_key: Text = ""
+    trusted_proxies: tuple[Argument, ...] = ()
+    max_connections: Count = 50_000
+    handshake_timeout: Seconds = 10.0
+    max_message: Bytes = 65_536
+    message_rate: Count = 50
+    message_burst: Count = 200
+    client_outbox: Bytes = 262_144
+    node_outbox: Bytes = 16_777_216
+    ping_interval: Seconds = 20.0
+    ping_timeout: Seconds = 20.0
+    shutdown_timeout: Seconds = 10.0
+
+
+class Sessions(Struct, frozen=True, kw_only=True):
+    """`[sessions]`: the deadlines and bounds of a client's session."""
+
+    auth_timeout: Seconds = 10.0
+    claim_timeout: Seconds = 30.0
+    answer_timeout: Seconds = 10.0
+    connect_timeout: Seconds = 30.0
+    resume_grace: Seconds = 60.0
+    max_session: SecondsOrZero = 0.0
+    max_candidates: Annotated[int, Meta(ge=1, le=10_000)] = 64
+
+
+class Nodes(Struct, frozen=True, kw_only=True):
+    """`[nodes]`: when a silent node is lost: after `heartbeat` x `missed` seconds."""
+
+    heartbeat: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
+    missed: Annotated[int, Meta(ge=1, le=100)] = 3
+
+
+class Store(Struct, frozen=True, kw_only=True):
+    """`[store]`: the durable part: keys, nodes, and the ledger of sessions."""
+
+    url: StoreUrl = "sqlite:///rtcbridge.db"
+
+    @property
+    def path(self) -> Path | None:
+        """The file of the SQLite database; None for PostgreSQL."""
+        return Path(self.url.removeprefix("sqlite:///")) if self.url.startswith("sqlite:") else None
+
+
+class Engine(Struct, frozen=True, kw_only=True):
+    """`[engine]`: where the hot state lives."""
+
+    url: EngineUrl = "memory://"
+
+
+class IceServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One STUN or TURN server, with the fields of the W3C's `RTCIceServer`."""
+
+    urls: tuple[IceUrl, ...] = ()
+    username: Text = ""
+    credential: Text = ""
+
+
+class Ice(Struct, frozen=True, kw_only=True):
+    """`[ice]`: the STUN and TURN servers that nodes and clients are told."""
+
+    servers: tuple[IceServer, ...] = ()
+
+
+class Log(Struct, frozen=True, kw_only=True):
+    """`[log]`: what is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["console", "json"] = "console"
