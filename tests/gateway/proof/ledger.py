@@ -38,7 +38,7 @@ class _Batch:
 
 
 class MemoryLedger:
-    """A fake `Ledger` over a `Disk`, with the guarantees and the batches of `SessionLedger` over SQLite, and no thread."""
+    """A fake `Ledger` over a `Disk`, with the guarantees and batches of `SessionLedger`, and no thread."""
 
     def __init__(self, disk: Disk, loop: asyncio.AbstractEventLoop) -> None:
         self.disk = disk
