@@ -152,9 +152,9 @@ async def test_a_pod_that_was_evicted_is_down_and_can_be_started(machines):
 async def test_an_agent_that_ended_is_down_and_one_that_crashed_comes_back(machines, api):
     provider = machines.make()
     await provider.create(launch())
-    await until(machines.running)
+    await until(lambda: machines.kubelet.starts[NAME] == 1 and machines.running())
     machines.kubelet.crash(NAME)
-    await until(lambda: machines.boots() == 2 and machines.running())
+    await until(lambda: machines.kubelet.starts[NAME] == machines.boots() == 2 and machines.running())
     assert await runs(provider) == {"node-1": True}
     machines.kubelet.crash(NAME)
     await until(lambda: "CrashLoopBackOff" in str(api.all("pods")))

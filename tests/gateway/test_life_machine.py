@@ -16,18 +16,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from gateway.proof.checks import check_now, check_rest, check_silence
 from gateway.proof.cloud import Agent, Outcome
 from gateway.proof.mutants import mutate
-from gateway.proof.world import Customer, World
+from gateway.proof.world import SEEN, Customer, World
 from rtcbridge import config
 from rtcbridge.core.breaker import Breaker
 from rtcbridge.core.machine import REPORTS
-from rtcbridge.core.node import NodeEvent
+from rtcbridge.core.node import NODE_TRANSITIONS, NodeEvent
 from rtcbridge.core.pool import Pool, Step
 from rtcbridge.gateway import reconciler
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.ports import Machine
 
-_EXAMPLES, _STEPS = [int(number) for number in [*os.environ.get("PROVE", "60").split(","), "50"][:2]]
+_EXAMPLES, _STEPS = [int(number) for number in [*os.environ.get("PROVE", "300").split(","), "50"][:2]]
+_FEW = 20  # examples, in the fast tests
 MACHINE = settings(
     max_examples=_EXAMPLES,
     stateful_step_count=_STEPS,
@@ -47,6 +48,10 @@ _pools = st.builds(
     slots=st.integers(1, 2),
     min_ready=st.integers(0, 1),
     beta=st.sampled_from([0.0, 1.0]),
+    hold_beta=st.sampled_from([0.0, 2.0]),
+    demand_window=st.sampled_from([0.0, 10.0]),
+    max_per_project=st.sampled_from([0, 0, 1]),
+    start_attempts=st.integers(1, 3),
     stopped_reserve=st.integers(0, 1),
     max_nodes=st.integers(1, 3),
     idle_timeout=st.just(5.0),
@@ -83,11 +88,25 @@ class Life(RuleBasedStateMachine):
 
     world: World
 
-    @initialize(pool=_pools, sessions=_sessions)
-    def begin(self, pool: config.Pool, sessions: config.Sessions) -> None:
+    @initialize(
+        pool=_pools,
+        sessions=_sessions,
+        stopped=st.integers(0, 2),
+        clients=st.integers(0, 3),
+        served=st.booleans(),
+        outage=st.booleans(),
+    )
+    def begin(
+        self, pool: config.Pool, sessions: config.Sessions, stopped: int, clients: int, served: bool, outage: bool
+    ) -> None:
+        """Clients are there already, and perhaps served; the cloud may fail at once."""
         nodes = config.Nodes(heartbeat=1.0, missed=3)
-        self.world = World(config.Config(sessions=sessions, nodes=nodes, pools=(pool,)))
-        self.look()
+        whole = config.Config(sessions=sessions, nodes=nodes, pools=(pool,))
+        self.world = World(whole, min(stopped, pool.max_nodes))
+        self.world.cloud.outage = outage
+        self.wave(clients)
+        if served:
+            self.all_goes_well(1.0)
 
     def look(self) -> None:
         """Let all that can happen now happen, and see whether it may."""
@@ -100,9 +119,9 @@ class Life(RuleBasedStateMachine):
         return _pick(self.world.customers, index)
 
     @precondition(lambda self: len(self.world.customers) < 4)
-    @rule(start=st.booleans())
-    def client_comes(self, start: bool) -> None:
-        customer = self.world.customer_comes()
+    @rule(start=st.booleans(), project=st.integers(0, 1))
+    def client_comes(self, start: bool, project: int) -> None:
+        customer = self.world.customer_comes(project)
         customer.say({"type": "session_start"} if start else {"type": "offer", "sdp": "o"})
         self.look()
 
@@ -111,6 +130,17 @@ class Life(RuleBasedStateMachine):
     def client_speaks(self, index: int, message: str) -> None:
         fields = {"session_start": {}, "offer": {"sdp": "o"}, "candidate": {"candidate": {"candidate": "c"}}}
         self.some_customer(index).say({"type": message, **fields[message]})
+        self.look()
+
+    @rule(clients=st.integers(0, 3))
+    def wave(self, clients: int) -> None:
+        """All clients go, and others come: this makes nodes start and stop."""
+        for customer in self.world.customers:
+            customer.socket.quit(goodbye=True)
+        self.world.customers.clear()
+        self.look()
+        for number in range(clients):
+            self.world.customer_comes(number % 2).say({"type": "session_start"})
         self.look()
 
     @precondition(lambda self: self.world.customers)
@@ -340,8 +370,21 @@ class Life(RuleBasedStateMachine):
 
 
 @pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
-def test_the_whole_life_with_faults_at_every_step() -> None:
+def test_a_life_with_faults_at_every_step() -> None:
+    run_state_machine_as_test(Life, settings=settings(MACHINE, max_examples=_FEW, stateful_step_count=30))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisWarning")
+def test_many_lives_with_faults_at_every_step(capsys: pytest.CaptureFixture[str]) -> None:
+    SEEN.clear()
     run_state_machine_as_test(Life, settings=MACHINE)
+    tried = f"{_EXAMPLES} lives of {_STEPS} steps: {len(SEEN)} of the {len(NODE_TRANSITIONS)} transitions of a node"
+    with capsys.disabled():
+        if "PROVE" in os.environ:
+            print(f"\n{tried}")
+    missed = sorted((state.value, event.value) for state, event in NODE_TRANSITIONS.keys() - SEEN.keys())
+    assert len(missed) < len(NODE_TRANSITIONS) / 3, missed  # else the lives are too dull to show anything
 
 
 # --- the rules can fail ---
@@ -367,6 +410,20 @@ def somebody_is_served(world: World) -> str:
 def found(world: World, text: str) -> None:
     with pytest.raises(AssertionError, match=text):
         check_now(world)
+
+
+def test_a_session_that_is_tried_again_is_not_adopted_on_the_node_that_did_not_answer(world: World) -> None:
+    world.customer_comes().say({"type": "offer", "sdp": "o"})
+    world.turn()
+    (first,) = world.cloud.agents()
+    world.register(first)
+    (session,) = first.sessions
+    first.speak(session, "error")
+    world.customer_comes().say({"type": "offer", "sdp": "o"})  # it gets the slot of the one that waits for another
+    world.turn()
+    world.crash(written=True)
+    check_now(world)
+    assert list(world.bridge.sessions) == list(first.sessions)
 
 
 def test_an_intent_that_is_not_stored_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

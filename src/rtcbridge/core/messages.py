@@ -102,6 +102,8 @@ _client = Decoder(Credential | SessionStart | _OfferWire | _CandidateWire | _Ice
 _credential = Decoder(Credential)
 _text = Decoder(str)
 _candidate_init = Decoder(_CandidateInit | None)
+_SESSION_START = b'{"type":"session_start"}'
+_START = SessionStart()
 _CLIENT_CANDIDATE = b'{"type":"candidate","candidate":'
 _CLIENT_CANDIDATE_AT = len(_CLIENT_CANDIDATE)
 _NODE_CANDIDATE = b'{"type":"candidate","session":"'
@@ -121,6 +123,8 @@ def decode_credential(frame: Frame) -> str:
 
 def decode_client(frame: Frame) -> FromClient:
     """Parse one frame of `/client`. Raises ProtocolError with the text that the client is sent."""
+    if frame == _SESSION_START:  # as nearly all write it
+        return _START
     message = _decode(_client, frame)
     if type(message) is _CandidateWire:
         return Candidate(_checked_candidate(message.candidate))

@@ -113,6 +113,7 @@ class Bridge:
         self._deadlines = wheel.lane(self.session_spec.answer_timeout, self._due)
         self._pool_of: dict[str, Pool] = {}  # by project
         self._unsettled = self.pools.unsettled
+        self._verbose = config.log.level == "debug"
         self._settling = False
         self._closed = False
 
@@ -229,7 +230,7 @@ class Bridge:
                 if (link := self.links.get(effect.node)) is not None:
                     link.send(effect.data)
             elif isinstance(effect, Begin):
-                self._begin(entry, effect.node)
+                self._begin(entry, effect.node, now)
             elif isinstance(effect, End):
                 self._end(entry, effect, now)
             elif isinstance(effect, Acquire):
@@ -268,19 +269,23 @@ class Bridge:
             case Resume():
                 pool.resume(session)
             case Reassign(exclude=node):
+                self._record(entry, pool, "")  # else a restart would adopt it on a node that may serve others by then
                 pool.leave(session, now)
                 pool.join(session, patient=False, front=True, exclude=node, project=entry.project)
 
-    def _begin(self, entry: Entry, node: str) -> None:
-        session = entry.session
+    def _begin(self, entry: Entry, node: str, now: float) -> None:
         link = self.links.get(node)
         pool, _ = self.nodes.get(node, (entry.pool, None))
         if not entry.begun:
-            self.starts[pool.spec.name].add(self.clock())
+            self.starts[pool.spec.name].add(now)
         entry.begun, entry.delivered = True, link is not None and link.socket is not None
+        self._record(entry, pool, node)
+
+    def _record(self, entry: Entry, pool: Pool, node: str) -> None:
+        """Let the ledger know on which node a session has begun; on none while it is tried on another one."""
         self.ledger.session_started(
             SessionRow(
-                id=session.id,
+                id=entry.session.id,
                 pool=pool.spec.name,
                 node=node,
                 project=entry.project,
@@ -305,7 +310,8 @@ class Bridge:
             self._set_prefix(client.entry)
             pool.join(again.id, patient=True, front=True, project=entry.project)
             self._unsettled[pool.spec.name] = pool
-        log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
+        if self._verbose:
+            log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
 
     def _reschedule(self, entry: Entry, now: float) -> None:
         """Have the timer go off at the session's deadline, or before: then it is set anew."""

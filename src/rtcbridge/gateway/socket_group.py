@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 
@@ -75,7 +75,7 @@ class SocketGroup:
         self.connections: set[asyncio.BaseProtocol] = set()
         self.call_soon = loop.call_soon
         self.dirty: list[WebSocket] = []
-        self._spending: list[WebSocket] = []  # those whose message credit is to be renewed
+        self._spending: dict[Any, None] = {}  # WebSockets whose message credit is to be renewed
         self._gathered, self._turns = _GATHER_FROM, 0
         self._lanes: dict[float, Lane] = {}
         self._phase = 0.0
@@ -84,6 +84,7 @@ class SocketGroup:
     def forget(self, connection: asyncio.BaseProtocol) -> None:
         """Take a connection out of `connections`."""
         self.connections.discard(connection)
+        self._spending.pop(connection, None)  # else a closed one would stay in memory for as long as it takes
         if self._empty is not None and not self.connections:
             self._empty.set()
 
@@ -126,10 +127,10 @@ class SocketGroup:
         """Renew the socket's message credit, once a second, until it is full."""
         if not self._spending:
             self.wheel.call_later(1.0, self._renew)
-        self._spending.append(socket)
+        self._spending[socket] = None
 
     def _renew(self) -> None:
-        self._spending = [socket for socket in self._spending if socket._renew_credit()]
+        self._spending = {socket: None for socket in self._spending if socket._renew_credit()}
         if self._spending:
             self.wheel.call_later(1.0, self._renew)
 

@@ -1,7 +1,7 @@
 """One text for all states that differ in nothing that could matter: the form by which a search knows them again."""
 
 import re
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from math import inf
@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 
+from rtcbridge.core.fallback import Claim
 from rtcbridge.core.line import Line
+from rtcbridge.core.projects import Share
+from rtcbridge.core.ranked import RankedLine
 from rtcbridge.core.session import State
 from rtcbridge.gateway.bridge import Entry
 from rtcbridge.gateway.websocket import WebSocket
@@ -20,7 +23,7 @@ _IGNORED = frozenset(
     {
         "epoch", "timer", "spec", "_spec", "post", "reason", "watch", "errors", "labels", "dialect", "prefix", "target",
         "holders", "_tally", "_alarms", "_bridge", "_reconciler", "_pool", "token", "callbacks", "key", "since",
-        "_estimator",
+        "_estimator", "due", "_stirred", "_projects", "_base", "_staffing",
     }
 )  # fmt: skip
 _ID = re.compile(r"[0-9a-f]{32}|p-[0-9a-f]{6}-[0-9a-f]{8}")
@@ -43,9 +46,6 @@ class _Walk:
     def items(self, value: Iterable[Any]) -> Any:
         return [self.of(one) for one in value]
 
-    def ordered(self, value: Mapping[str, Any]) -> Any:
-        return [(key, self.of(one)) for key, one in value.items()]
-
     def mapping(self, value: Mapping[str, Any]) -> Any:
         return [(key, self.of(value[key])) for key in sorted(value)]
 
@@ -55,7 +55,20 @@ class _Walk:
         return self.object(value)
 
     def line(self, value: Line) -> Any:
-        return [[session, self.of(value.get(session))] for session in value]
+        unbalanced = (
+            sorted(share.account.spec.id for share in value.unbalanced) if isinstance(value, RankedLine) else []
+        )
+        places = [[session, self.of(value.waiters[session])] for session in value]
+        ranks = [value.waiters[session].key[0] for session in value] if value.ranked else []
+        return [value._within, list(value._untold), unbalanced, ranks, places]
+
+    def share(self, value: Share) -> Any:
+        return [value.account.spec.id, value.held, *([key[2] for key in keys] for keys in (value.queued, value.barred))]
+
+    def claim(self, value: Claim) -> Any:
+        pools = [[pool.spec.name for pool in some] for some in (value.places, value.tried)]
+        holder = value.holder.spec.name if value.holder is not None else ""
+        return [value.session, value.front, self.of(value.told), self.of(value.cause), pools, holder]
 
     def object(self, value: Any) -> Any:
         if (number := self._met.get(id(value))) is not None:
@@ -75,8 +88,8 @@ def _how(kind: type) -> Callable[[_Walk, Any], Any]:
         return _Walk.line
     if issubclass(kind, Enum):
         return lambda walk, value: value.name
-    if issubclass(kind, OrderedDict):
-        return _Walk.ordered
+    if kind in (Share, Claim):
+        return _Walk.share if kind is Share else _Walk.claim
     if issubclass(kind, dict):
         return _Walk.mapping
     if issubclass(kind, list | tuple | deque):
@@ -109,7 +122,15 @@ def _as_tuple(slots: Any) -> tuple[str, ...]:
 def canonical(model: Any) -> str:
     """The form of a model. Ids keep their order, as a tie is broken by it, and lose all else."""
     bridge = model.bridge
-    parts = [model.places, bridge.sessions, model.pool, bridge.links, model.own, model.cloud, model.operations]
+    parts = [
+        model.places,
+        bridge.sessions,
+        list(bridge.pools.values()),
+        bridge.links,
+        model.own,
+        model.cloud,
+        model.operations,
+    ]
     text = repr(_Walk().of(parts))
     order = {id: f"#{rank}" for rank, id in enumerate(sorted(set(_ID.findall(text))))}
     return _ID.sub(lambda found: order[found[0]], text)

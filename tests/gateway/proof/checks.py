@@ -1,13 +1,15 @@
 """What must hold of a `World`: after every step, at rest with all faults gone, and when nobody is left."""
 
 from collections import Counter
+from math import inf
 
 from gateway.proof.world import World
 from rtcbridge.core.breaker import BreakerState
 from rtcbridge.core.node import NodeState, Order
+from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
 
-IN_LINE = {State.ASKED, State.PENDING, State.FULL, State.CLAIMING, State.HELD, State.RETRYING}
+IN_LINE = {State.ASKED, State.PENDING, State.FULL, State.CLAIMING, State.HELD, State.RETRYING, State.SUSPENDED}
 HOLDING = {State.RESERVED, State.OFFERED, State.REOFFERED, State.ANSWERED, State.LIVE, State.DETACHED}
 
 
@@ -20,46 +22,72 @@ def check_now(world: World) -> None:
     check_statuses(world)
     check_size(world)
     check_ledger(world)
+    check_outlook(world)
 
 
 def check_places(world: World) -> None:
     """A session is in line or holds a slot of the node that it names, never both, and each is somebody's."""
-    pool = world.pool
+    pools = world.bridge.pools.values()
     states = {id: entry.session.state for id, entry in world.bridge.sessions.items()}
-    assert not set(pool.line) & set(pool.holders)
-    assert {id for id, state in states.items() if state in IN_LINE} == set(pool.line)
-    assert {id for id, state in states.items() if state in HOLDING} == set(pool.holders)
-    assert set(states.values()) <= IN_LINE | HOLDING | {State.NEW}
-    for id, node in pool.holders.items():
+    waiting = {id for pool in pools for id in pool.line}
+    holders = {id: node for pool in pools for id, node in pool.holders.items()}
+    assert not waiting & set(holders)
+    away = {id for id, state in states.items() if state is State.AWAY}  # either
+    assert {id for id, state in states.items() if state in IN_LINE} == waiting - away
+    assert {id for id, state in states.items() if state in HOLDING} == set(holders) - away
+    assert away <= waiting | set(holders)
+    assert set(states.values()) <= IN_LINE | HOLDING | {State.NEW, State.AWAY}
+    for id, node in holders.items():
         assert id in node.sessions
         assert world.bridge.sessions[id].session.node == node.id
-        assert pool.nodes[node.id] is node
-    assert sum(len(node.sessions) for node in pool.nodes.values()) == len(pool.holders)
+        assert world.bridge.nodes[node.id][1] is node
+    assert sum(len(node.sessions) for pool in pools for node in pool.nodes.values()) == len(holders)
+    for pool in pools:
+        projects = Counter(world.bridge.sessions[id].project for id in pool.holders)
+        most = max(projects.values(), default=0)
+        assert most <= (pool.spec.max_per_project or most), f"a project is above its maximum: {projects}"
+
+
+def servable(world: World, pool: Pool) -> list[str]:
+    """Those in a pool's line that may be served, in order: nobody beyond his project's maximum or away for long."""
+    sessions = world.bridge.sessions
+    counts = Counter(sessions[id].project for id in pool.holders)
+    found = []
+    for session in pool.line:
+        project = sessions[session].project
+        if sessions[session].session.state is State.SUSPENDED:
+            continue
+        if not pool.spec.max_per_project or counts[project] < pool.spec.max_per_project:
+            counts[project] += 1
+            found.append(session)
+    return found
 
 
 def check_slots(world: World) -> None:
     """Never above a node's capacity, and nobody who may have a free slot waits beside it."""
-    pool = world.pool
-    for node in pool.nodes.values():
+    for pool, node in world.bridge.nodes.values():
         assert len(node.sessions) <= node.capacity
         if node.state is NodeState.READY and node.linked and node.free:
-            for session in pool.line:
-                waiter = pool.line.get(session)
-                assert waiter is not None
+            for session in servable(world, pool):
+                waiter = pool.line.waiters[session]
                 assert waiter.exclude == node.id, f"{session} waits beside a free slot of {node.id}"
 
 
 def check_statuses(world: World) -> None:
     """Whoever sent session_start was told the truth: of a slot, of a place within the supply, of one beyond it."""
-    pool = world.pool
-    places = {session: place for place, session in enumerate(pool.line, start=1)}
+    waiting, promised = set(), set()
+    for pool in world.bridge.pools.values():
+        waiting |= set(pool.line)
+        for place, session in enumerate(servable(world, pool), start=1):
+            if place <= pool.supply(pool.line.waiters[session].exclude):
+                promised.add(session)
     for customer in world.customers:
         entry = world.bridge.sessions.get(customer.session)
         if entry is None or not customer.started:
             continue
         state = entry.session.state
-        if waiter := pool.line.get(customer.session):
-            truth = "pending" if places[customer.session] <= pool.supply(waiter.exclude) else "full"
+        if customer.session in waiting:
+            truth = "pending" if customer.session in promised else "full"
         else:
             assert state in HOLDING
             truth = "waiting"
@@ -83,9 +111,22 @@ def check_size(world: World) -> None:
 
 def check_ledger(world: World) -> None:
     """A session begins once on a node, on two at most, and ends once at most."""
-    for session, nodes in world.disk.starts.items():
+    for session, starts in world.disk.starts.items():
+        nodes = [node for node in starts if node]  # while it is tried again, it is on none
         assert len(nodes) == len(set(nodes)) <= 2, f"{session} began on {nodes}"
     assert all(times == 1 for times in world.disk.ends.values())
+
+
+def check_outlook(world: World) -> None:
+    """Whoever waits has a place of his own, and what he is told of the time is a time."""
+    pool, now = world.pool, world.loop.time()
+    standings = pool.waiting(now)
+    assert [standing.session for standing in standings] == list(pool.line)
+    assert all(standing.eta is None or 0 <= standing.eta < inf for standing in standings), standings
+    places = [pool.position(session) for session in servable(world, pool)]
+    assert places == list(range(1, len(places) + 1)), places
+    for node in pool.nodes.values():
+        assert node.refusals <= pool.spec.start_attempts, f"{node.id} was started too often"
 
 
 def check_rest(world: World) -> None:
@@ -100,7 +141,8 @@ def check_rest(world: World) -> None:
         assert node.linked == (node.state is NodeState.READY)
         assert not node.busy
     assert {id: row.state for id, row in world.disk.nodes.items()} == {id: s.value for id, s in states.items()}
-    if pool.line:
+    waiting = servable(world, pool)
+    if waiting:
         stopped = [node for node in pool.nodes.values() if node.state is NodeState.STOPPED]
         assert all(node.order is not Order.NONE for node in stopped), "somebody waits beside a stopped node"
         assert pool.breaker.state is BreakerState.CLOSED

@@ -32,6 +32,7 @@ class Agent:
     node: str
     token: str
     capacity: int
+    pool: str = "p"
     sessions: dict[str, bool] = field(default_factory=dict)  # and whether media is up
     offered: set[str] = field(default_factory=set)  # all that this node was ever offered, in earlier lives too
     socket: NodeWire | None = None
@@ -47,7 +48,7 @@ class Agent:
         """Dial in with those of its sessions whose bit is set in `keep`; the others have ended meanwhile."""
         self._lose_unread()
         self.sessions = {id: up for n, (id, up) in enumerate(sorted(self.sessions.items())) if keep >> n & 1}
-        payload = {"credential": self.token, "node": self.node, "pool": "p", "sessions": sorted(self.sessions)}
+        payload = {"credential": self.token, "node": self.node, "pool": self.pool, "sessions": sorted(self.sessions)}
         self.old, self.socket = self.socket, socket
         socket.say({"type": "REGISTER", "payload": payload | {"capacity": self.capacity}})
 

@@ -13,8 +13,8 @@ class _Shared:
     """What no event changes is not copied."""
 
     def __init__(self, model: Model) -> None:
-        session_spec, pool_spec = model.bridge.session_spec, model.pool.spec
-        values = [model.config, session_spec, pool_spec, model.bridge.auth]
+        session_spec, pool_specs = model.bridge.session_spec, [pool.spec for pool in model.bridge.pools.values()]
+        values = [model.config, session_spec, *pool_specs, model.bridge.auth]
         limits = ClientWire(model.bridge, lambda call: None).limits
         self.by_name = {str(number): value for number, value in enumerate([*values, limits])}
         self.names = {id(value): name for name, value in self.by_name.items()}

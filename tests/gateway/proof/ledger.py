@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from rtcbridge.ports import LedgerError, NodeRow, OverrideRow, SessionRow
+from rtcbridge.ports import LedgerError, NodeRow, SessionRow
 
 GATHER = 0.01  # seconds that sessions are gathered, as in the real one
 
@@ -38,7 +38,7 @@ class _Batch:
 
 
 class MemoryLedger:
-    """A fake `Ledger` over a `Disk`, with the guarantees and batches of `SessionLedger`, and no thread."""
+    """A fake `Ledger` over a `Disk`, with the guarantees and the batches of `SessionLedger`, and no thread."""
 
     def __init__(self, disk: Disk, loop: asyncio.AbstractEventLoop) -> None:
         self.disk = disk
@@ -121,17 +121,6 @@ class MemoryLedger:
         for id, (at, why) in batch.ends.items():
             if (known := disk.sessions.get(id)) and known.ended is None:
                 disk.sessions[id] = msgspec.structs.replace(known, ended=at, reason=why)
-
-    # --- settings changed at run time: nothing here changes any ---
-
-    async def save_override(self, row: OverrideRow) -> None:
-        raise LedgerError("the fake ledger keeps no settings")
-
-    async def delete_override(self, pool: str) -> None:
-        raise LedgerError("the fake ledger keeps no settings")
-
-    def overrides(self) -> Sequence[OverrideRow]:
-        return []
 
     # --- reading ---
 

@@ -6,28 +6,32 @@ are driven to their end, each provider operation waits as data until an event sa
 writes at once.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from gateway.proof import stand_ins
 from gateway.proof.cloud import Agent, Cloud
-from gateway.proof.keys import CLIENT_KEY, NODE_KEY, FixedKeys
+from gateway.proof.keys import CLIENT_KEYS, NODE_KEYS, TAG, FixedKeys
 from gateway.proof.ledger import Disk
 from gateway.proof.sockets import ClientWire, NodeWire
 from gateway.proof.stand_ins import Clock, NoWheel, Operation, PromptLedger, PromptProvider, drive
 from gateway.proof.world import Customer
 from rtcbridge import config
-from rtcbridge.core.events import Source, Timeout
+from rtcbridge.core.events import Away, Back, Source, Timeout
 from rtcbridge.core.node import DEADLINES, UP, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import DEADLINES as SESSION_DEADLINES
+from rtcbridge.core.session import State
 from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
+from rtcbridge.ports import NodeRow
 
 _LONG_AGO = -1.0  # when every node came into its state: before the last list, and after its deadline was set
+_STOPPED = f"p-{TAG}-00000000"  # an id as the reconciler makes them
 _MOMENT = 1.0  # seconds: an empty node is idle for long enough, a refused operation is tried again
 
+_AWAY = frozenset({State.AWAY, State.SUSPENDED, State.DETACHED})
 _STALE = (
     b'{"type":"answer","session":"%s","sdp":"old"}',
     b'{"type":"candidate","session":"%s","candidate":{"candidate":"old"}}',
@@ -43,49 +47,76 @@ class Model:
     """A pool `p`, some clients, nodes that dial in by themselves, and those that a provider makes.
 
     Args:
-        pool: The pool.
+        pools: The pool, and the one that it falls back to, if there is one.
         clients: How many there may be at a time.
-        own: Nodes that no provider makes.
+        own: How many nodes of each pool no provider makes.
         crashes: Whether the bridge may be killed and started again.
         candidates: Whether clients and nodes send candidates.
         admin: Whether somebody drains, stops, starts and destroys nodes by hand.
+        projects: How many there are: each client is one of the next one.
+        stopped: Whether there is a stopped node at the beginning.
+        away: Whether clients go away for a while and come back.
     """
 
     current: "Model"
 
     def __init__(
         self,
-        pool: config.Pool,
+        pools: Sequence[config.Pool],
         clients: int,
-        own: int,
+        own: Sequence[int],
         crashes: bool = False,
         candidates: bool = False,
         admin: bool = False,
+        projects: int = 1,
+        stopped: bool = False,
+        away: bool = False,
     ) -> None:
         self.config = config.Config(
-            sessions=config.Sessions(max_candidates=1), nodes=config.Nodes(heartbeat=5.0, missed=3), pools=(pool,)
+            sessions=config.Sessions(max_candidates=1), nodes=config.Nodes(heartbeat=5.0, missed=3), pools=tuple(pools)
         )
-        self.crashes, self.candidates, self.admin = crashes, candidates, admin
+        assert not any(pool.demand_window for pool in pools)  # else times steer: `canonical` leaves them out
+        self.crashes, self.candidates, self.admin, self.away = crashes, candidates, admin, away
+        self.projects = projects
         self.clock = Clock()
         self.disk = Disk()
-        self.cloud = Cloud(pool.slots)
+        self.cloud = Cloud(pools[0].slots)
         self.provider = PromptProvider(self.cloud)
-        self.own = [Agent(f"n{number}", NODE_KEY, pool.slots) for number in range(1, own + 1)]
+        self.own = [
+            Agent(
+                f"n{number}" if pool.name == "p" else f"{pool.name}{number}",
+                NODE_KEYS[pool.name],
+                pool.slots,
+                pool.name,
+            )
+            for pool, count in zip(pools, own, strict=True)
+            for number in range(1, count + 1)
+        ]
         self.places: list[Customer | None] = [None] * clients
         self.operations: list[Operation] = []
         self.posted: list[Callable[[], None]] = []
         self.serial = 0
         Model.current = self
+        if stopped:
+            self._leave_a_stopped_node(pools[0].slots)
         self._boot()
         self.rest()
+
+    def _leave_a_stopped_node(self, slots: int) -> None:
+        self.cloud.do("create", _STOPPED)
+        self.cloud.do("stop", _STOPPED)
+        self.disk.nodes[_STOPPED] = NodeRow(
+            id=_STOPPED, pool="p", managed=True, state=NodeState.STOPPED.value, capacity=slots, since=0.0
+        )
 
     def _boot(self) -> None:
         self.bridge = Bridge(self.config, FixedKeys(), PromptLedger(self.disk), NoWheel(), self.clock.read)  # type: ignore[arg-type]
         self.bridge.wall = self.clock.read
         self.pool: Pool = self.bridge.pools["p"]
         self.bridge.restore()
-        self.reconciler = Reconciler(self.bridge, {"p": self.provider}, "ws://bridge/node")
-        self.reconciler.wake(self.pool)
+        self.reconciler = Reconciler(self.bridge, dict.fromkeys(self.bridge.pools, self.provider), "ws://bridge/node")
+        for pool in self.bridge.pools.values():
+            self.reconciler.wake(pool)
 
     @property
     def customers(self) -> list[Customer]:
@@ -114,7 +145,7 @@ class Model:
         for operation in self.operations:
             node = operation.arguments["node"].id
             yield from (("operation", node, outcome) for outcome in ("done", "refused", "denied", "unheard"))
-        for node in self.pool.nodes.values():
+        for _, node in self.bridge.nodes.values():
             yield from self._node_events(node)
         if self.pool.spec.elastic:
             yield from (("machine off", agent.node) for agent in self.cloud.agents())
@@ -134,17 +165,22 @@ class Model:
             yield "drain", node.id
 
     def _client_events(self) -> Iterator[Event]:
-        first = True
+        free = set(range(self.projects))
         for index, customer in enumerate(self.places):
             if customer is not None:
+                if self.away and (entry := customer.socket.entry) and entry.session.id in self.bridge.sessions:
+                    yield "client", str(index), "goes away"
                 yield from (("client", str(index), what) for what in ("start", "close", "drop"))
                 if not self._much_is_held(customer):
                     yield "client", str(index), "offer"
                     if self.candidates:
                         yield "client", str(index), "candidate"
-            elif first:  # which place a new client takes makes no difference
-                first = False
+            elif index % self.projects in free:  # which place of its project a new client takes makes no difference
+                free.remove(index % self.projects)
                 yield from (("client", str(index), f"comes, {what}") for what in ("start", "offer"))
+                if self.away:
+                    alone = [id for id, entry in self.bridge.sessions.items() if entry.session.state in _AWAY]
+                    yield from (("back", str(index), id) for id in alone)
 
     def _much_is_held(self, customer: Customer) -> bool:
         """Whether so much is held for the node of a client already that more would be more of the same."""
@@ -190,10 +226,10 @@ class Model:
             while Operation.given_up:
                 self._finish(Operation.given_up.pop(0), "cancelled")
             moved = [customer.read() for customer in self.customers] + [agent.read() for agent in self.agents()]
-            wake = self.reconciler._wakes["p"]
-            if wake.is_set():
-                drive(self.reconciler._round(self.pool))
-            elif not any(moved) and not self.posted:
+            woken = [pool for name, pool in self.bridge.pools.items() if self.reconciler._wakes[name].is_set()]
+            for pool in woken:
+                drive(self.reconciler._round(pool))
+            if not woken and not any(moved) and not self.posted:
                 break
         else:
             raise AssertionError("it does not come to rest")
@@ -201,14 +237,14 @@ class Model:
 
     def _age(self) -> None:
         """Forget what only makes a difference in time, and what nobody will ever look at again."""
-        for node in self.pool.nodes.values():
+        for _, node in self.bridge.nodes.values():
             node.since = node.heard = node.idle_since = _LONG_AGO
             node.retry_at, node._retries = min(node.retry_at, _MOMENT), 0
         for running in self.reconciler._operations.values():
             running.began = _LONG_AGO
         for agent in self.agents():
             self._forget(agent)
-        for id in self.cloud.offered.keys() - self.pool.nodes.keys() - self.cloud.machines.keys():
+        for id in self.cloud.offered.keys() - self.bridge.nodes.keys() - self.cloud.machines.keys():
             del self.cloud.offered[id]
         for customer in self.customers:
             if not customer.started:
@@ -235,7 +271,7 @@ class Model:
         customer = self.places[int(index)]
         if customer is None:
             socket = ClientWire(self.bridge, self.posted.append)
-            socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEY}})
+            socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEYS[int(index) % self.projects]}})
             customer = self.places[int(index)] = Customer(socket)
         match what.removeprefix("comes, "):
             case "start":
@@ -246,6 +282,25 @@ class Model:
                 customer.say({"type": "candidate", "candidate": {"candidate": "c"}})
             case "close" | "drop":
                 customer.socket.quit(goodbye=what == "close")
+            case "goes away":
+                socket = customer.socket
+                entry, socket.entry, socket.is_up = socket.entry, None, False
+                assert entry is not None
+                entry.client = None
+                self.bridge.deliver(entry, Source.CLIENT, Away())
+
+    def _on_back(self, index: str, session: str) -> None:
+        """A client is back, on another socket. What it was told before, it has not forgotten."""
+        entry = self.bridge.sessions[session]
+        live = entry.session.state is State.DETACHED
+        socket = ClientWire(self.bridge, self.posted.append)
+        socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEYS[int(index) % self.projects]}})
+        socket.entry, entry.client = entry, socket
+        customer = self.places[int(index)] = Customer(socket, session, answered=live)
+        if live:
+            customer.told = "waiting"
+        customer.started = not live
+        self.bridge.deliver(entry, Source.CLIENT, Back())
 
     def _on_timeout(self, session: str) -> None:
         self.bridge.deliver(self.bridge.sessions[session], Source.CLOCK, Timeout())
@@ -281,14 +336,11 @@ class Model:
                     agent.socket.received(message)
         old.quit(goodbye=False)
 
-    def _node(self, id: str) -> Node:
-        return self.pool.nodes[id]
-
     def _on_node_times_out(self, id: str) -> None:
-        node = self._node(id)
+        pool, node = self.bridge.nodes[id]
         node.deadline = 0.0
         node._changed()
-        self.reconciler.wake(self.pool)
+        self.reconciler.wake(pool)
 
     def _on_node_silent(self, id: str) -> None:
         self._tell(id, NodeEvent.SILENT)
@@ -297,8 +349,9 @@ class Model:
         self._tell(id, NodeEvent.DRAIN)
 
     def _tell(self, id: str, event: NodeEvent) -> None:
-        self.reconciler.tell(self.pool, self._node(id), event)
-        self.bridge.settle(self.pool)
+        pool, node = self.bridge.nodes[id]
+        self.reconciler.tell(pool, node, event)
+        self.bridge.settle(pool)
 
     def _on_admin(self, action: str, node: str) -> None:
         with suppress(ActionError):

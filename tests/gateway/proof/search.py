@@ -7,12 +7,14 @@ from hashlib import blake2b
 from math import inf
 
 from gateway.proof.canonical import canonical
-from gateway.proof.checks import check_places, check_slots, check_statuses
+from gateway.proof.checks import check_places, check_slots, check_statuses, servable
 from gateway.proof.copies import Copies
 from gateway.proof.model import Event, Model
+from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
 
 _LEAVING = ("close", "drop")
+_COMING_FIRST = {State.RETRYING, State.AWAY, State.SUSPENDED}  # if they have held a slot
 
 
 class CounterexampleError(AssertionError):
@@ -131,13 +133,18 @@ def check_state(model: Model) -> None:
     check_slots(model)  # type: ignore[arg-type]
     check_statuses(model)  # type: ignore[arg-type]
     pool, disk = model.pool, model.disk
-    assert pool.plan(model.clock.now) == [], "something is left to be done, and nobody is woken up for it"
+    for each in model.bridge.pools.values():
+        assert each.plan(model.clock.now) == [], "something is left to be done, and nobody is woken up for it"
+        assert not each._verdicts
+        assert all(node.refusals <= each.spec.start_attempts for node in each.nodes.values()), "started too often"
+    assert not model.bridge.pools.unsettled
     begun = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.begun}
-    known = {id: row.node if begun.get(id) else "" for id, row in disk.sessions.items()}  # one that is tried again: ""
+    known = {id: row.node for id, row in disk.sessions.items()}  # one that is tried again: ""
     assert known == begun, "the ledger disagrees"
     rows = {id: (row.state, row.started, row.capacity, row.ordered) for id, row in disk.nodes.items()}
-    assert rows == {id: (n.state.value, n.started, n.capacity, n.order.value) for id, n in pool.nodes.items()}
-    assert not pool._verdicts
+    assert rows == {
+        id: (n.state.value, n.started, n.capacity, n.order.value) for id, (_, n) in model.bridge.nodes.items()
+    }
     assert not any(model.reconciler._dirty.values())
     _check_served(model)
     for id, entry in model.bridge.sessions.items():
@@ -161,13 +168,14 @@ class _Before:
     """What a step is compared with."""
 
     def __init__(self, model: Model, form: str) -> None:
-        self._line = list(model.pool.line)
-        self._holders = set(model.pool.holders)
+        pools = model.bridge.pools
+        self._lines = {name: list(pool.line) for name, pool in pools.items()}
+        self._holders = {id for pool in pools.values() for id in pool.holders}
         self._sessions = set(model.bridge.sessions)
         states = {id: entry.session.state for id, entry in model.bridge.sessions.items()}
         self._twice = {id for id, state in states.items() if state is State.REOFFERED}
         self._tried = {id: entry.session.node for id, entry in model.bridge.sessions.items() if entry.session.node}
-        self._tried |= {session: waiter.exclude for session in self._line if (waiter := model.pool.line.get(session))}
+        self._tried |= {id: waiter.exclude for pool in pools.values() for id, waiter in pool.line.waiters.items()}
         self._form = form
 
     def check_step(self, event: Event, after: Model, form: str) -> None:
@@ -176,28 +184,32 @@ class _Before:
             assert form == self._form, "a message of an older epoch changed something"
         if event[0] == "crash":
             return
-        pool = after.pool
-        line = list(pool.line)
-        stayed = [session for session in self._line if session in pool.line]
-        assert stayed == [session for session in line if session in stayed], "the order of the line has changed"
-        for session in set(pool.holders) - self._holders:
-            if session in self._line:
-                passed = self._line[: self._line.index(session)]
-                node = pool.holders[session].id
-                for other in passed:
-                    waiter = pool.line.get(other)
-                    assert waiter is None or waiter.exclude == node, "the line was not served in order"
-        self._check_joins(after, line, stayed)
+        for pool in after.bridge.pools.values():
+            self._check_line(after, pool, self._lines[pool.spec.name])
         for id, entry in after.bridge.sessions.items():
             if entry.session.state is State.REOFFERED and id not in self._twice and self._tried.get(id):
                 assert entry.session.node != self._tried[id], "the same node was tried again"
 
-    def _check_joins(self, after: Model, line: list[str], stayed: list[str]) -> None:
+    def _check_line(self, after: Model, pool: Pool, before: list[str]) -> None:
+        stayed = [session for session in before if session in pool.line]
+        assert stayed == [session for session in pool.line if session in stayed], "the order of the line has changed"
+        allowed = set(servable(after, pool))  # type: ignore[arg-type]
+        for session in (set(pool.holders) - self._holders) & set(before):
+            for other in before[: before.index(session)]:
+                if other in allowed:
+                    exclude = pool.line.waiters[other].exclude
+                    assert exclude == pool.holders[session].id, "the line was not served in order"
+        self._check_joins(after, pool, stayed)
+
+    def _check_joins(self, after: Model, pool: Pool, stayed: list[str]) -> None:
         """New ones come last, those who lost a node come first."""
+        line = list(pool.line)
         for place, session in enumerate(line):
             if session in stayed:
                 continue
             joined = after.bridge.sessions[session].session
             rejoined = session not in self._sessions and joined._dropping
-            others = line[:place] if rejoined or joined.state is State.RETRYING else line[place + 1 :]
+            claim = pool.line.waiters[session].claim
+            front = claim.front if claim is not None else rejoined or joined.state in _COMING_FIRST
+            others = line[:place] if front else line[place + 1 :]
             assert not set(others) & set(stayed), "somebody jumped the line, or lost a place that was kept"

@@ -10,7 +10,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 from unittest.mock import patch
 
 import structlog
@@ -18,6 +18,7 @@ import structlog
 from gateway.proof.cloud import Cloud
 from gateway.proof.ledger import Disk, MemoryLedger
 from rtcbridge.gateway import reconciler
+from rtcbridge.gateway.timers import Lane, TimerWheel
 from rtcbridge.ports import Launch, NodeRow, ProviderError, SessionRow
 
 
@@ -37,12 +38,6 @@ class NoTimer:
     def cancel(self) -> None:
         pass
 
-    def add(self, what: object) -> None:
-        pass
-
-    def discard(self, what: object) -> None:
-        pass
-
 
 class NoWheel:
     """Deadlines are events of the search, so nothing is scheduled."""
@@ -50,8 +45,13 @@ class NoWheel:
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> NoTimer:
         return NoTimer()
 
-    def lane(self, delay: float, callback: Callable[[Any], object]) -> NoTimer:
-        return NoTimer()
+    def lane(self, delay: float, callback: Callable[[Any], object]) -> Lane:
+        """The real thing, which this wheel never turns."""
+        return Lane(cast(TimerWheel, self), _zero, delay, callback)
+
+
+def _zero() -> float:
+    return 0.0
 
 
 class PromptLedger(MemoryLedger):

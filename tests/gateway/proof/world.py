@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from gateway.proof.cloud import Agent, Cloud, CloudProvider, Outcome
-from gateway.proof.keys import CLIENT_KEY, NODE_KEY, FixedKeys
+from gateway.proof.keys import CLIENT_KEYS, NODE_KEY, TAG, FixedKeys
 from gateway.proof.ledger import Disk, MemoryLedger
 from gateway.proof.loop import ManualLoop
 from gateway.proof.sockets import ClientWire, NodeWire
@@ -27,6 +27,7 @@ from rtcbridge.gateway.actions import ActionError, Actions
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.timers import TimerWheel
+from rtcbridge.ports import NodeRow
 
 BEAT = 1.0  # seconds between heartbeats
 _EPOCH = 1_700_000_000.0  # Unix seconds at the beginning of time
@@ -83,6 +84,7 @@ class World:
 
     Args:
         config: The bridge's; its only pool is `p`.
+        stopped: How many stopped nodes there are at the beginning.
 
     Attributes:
         wrong: What was found to be wrong while the loop ran.
@@ -90,7 +92,7 @@ class World:
         listening: Whether nodes read at once what they are sent.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, stopped: int = 0) -> None:
         self.config = config
         self.spec: PoolSpec = config.pool_specs()[0]
         self.disk = Disk()
@@ -106,11 +108,14 @@ class World:
         self._logs = LogCapture()
         self._stack = ExitStack()
         self._enter()
+        for number in range(stopped):
+            self._leave_a_stopped_node(f"p-{TAG}-{number:08x}")
         self._boot()
+        assert self.reconciler._tag == TAG, "the machines that are there at the beginning are nobody's"
 
     def _enter(self) -> None:
         """Let ids be the same in each run, and read the log instead of printing it."""
-        numbers = count(1)
+        numbers = count(16)  # behind those that are there at the beginning
         hexes: Iterator[str] = (f"{number:020x}" for number in count(1))
         self._stack.enter_context(patch("secrets.token_hex", lambda size: f"{next(numbers):0{2 * size}x}"))
         self._stack.enter_context(patch("rtcbridge.gateway.bridge._random", hexes))
@@ -121,6 +126,13 @@ class World:
             processors=[self._logs],
             wrapper_class=structlog.make_filtering_bound_logger(30),  # warnings and above
             cache_logger_on_first_use=False,
+        )
+
+    def _leave_a_stopped_node(self, id: str) -> None:
+        self.cloud.do("create", id)
+        self.cloud.do("stop", id)
+        self.disk.nodes[id] = NodeRow(
+            id=id, pool="p", managed=True, state=NodeState.STOPPED.value, capacity=self.spec.slots, since=_EPOCH
         )
 
     def close(self) -> None:
@@ -231,11 +243,11 @@ class World:
         """All node programs that run."""
         return [*self.cloud.agents(), *(agent for agent in self.own.values() if not agent.ended)]
 
-    def customer_comes(self) -> Customer:
-        """A client dials and shows its key."""
+    def customer_comes(self, project: int = 0) -> Customer:
+        """A client of one of the projects dials and shows its key."""
         socket = ClientWire(self.bridge, self.loop.call_soon)
         customer = Customer(socket)
-        socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEY}})
+        socket.say({"type": "CREDENTIAL", "payload": {"credential": CLIENT_KEYS[project]}})
         assert socket.read() == [{"type": "auth_success"}]
         self.customers.append(customer)
         return customer

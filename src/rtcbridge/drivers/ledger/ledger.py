@@ -160,15 +160,17 @@ class SessionLedger(LedgerReader):
     def session_started(self, row: SessionRow) -> None:
         """Record a start; written within milliseconds. A second one of an id only moves it."""
         with self._lock:
-            if self._has_room():
-                self._batch.starts[row.id] = row
+            batch = self._batch
+            if len(batch.starts) + len(batch.ends) < PENDING_LIMIT or not self._is_full():
+                batch.starts[row.id] = row
         self._wake()
 
     def session_ended(self, session: str, ended: float, reason: str) -> None:
         """Record an end; written within milliseconds. Only the first end of an id counts."""
         with self._lock:
-            if self._has_room():
-                self._batch.ends.setdefault(session, (ended, reason))
+            batch = self._batch
+            if len(batch.starts) + len(batch.ends) < PENDING_LIMIT or not self._is_full():
+                batch.ends.setdefault(session, (ended, reason))
         self._wake()
 
     async def flush(self) -> None:
@@ -203,12 +205,12 @@ class SessionLedger(LedgerReader):
         self._urgent.set()
         self._any.set()
 
-    def _has_room(self) -> bool:
-        room = len(self._batch.starts) + len(self._batch.ends) < PENDING_LIMIT
-        if not room and not self._full:
+    def _is_full(self) -> bool:
+        """Say, once until the store works again, that there is no room."""
+        if not self._full:
             logger.error("store %s: too much is waiting to be written, sessions go unrecorded", self._database.name)
-        self._full = not room
-        return room
+        self._full = True
+        return True
 
     def _run(self) -> None:
         failures = 0
@@ -235,6 +237,8 @@ class SessionLedger(LedgerReader):
         waiters = [waiter for waiter in batch.waiters if waiter.future.set_running_or_notify_cancel()]
         failed = self._write(batch, batch.items())
         works = self._settle(batch, failed)
+        if works:
+            self._full = False
         for waiter in waiters:
             errors = [error for item, error in failed.items() if not waiter.items or item in waiter.items]
             if errors:
