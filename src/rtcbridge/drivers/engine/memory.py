@@ -1,0 +1,309 @@
+"""The engine of a bridge that is alone: the same steps as in `pool.lua`, in this process. It needs no server."""
+
+import asyncio
+import itertools
+import time
+from bisect import insort
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+
+from rtcbridge.drivers.engine.memory_pool import Pool, Waiter
+from rtcbridge.ports_engine import (
+    FencedError,
+    News,
+    NodeView,
+    Packet,
+    Place,
+    PoolView,
+    Registered,
+    SessionView,
+    Standing,
+    Wake,
+)
+
+
+class MemoryHub:
+    """What the engines of one process share; a bridge has one of each.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self.engines: dict[str, MemoryEngine] = {}
+        self._pools: dict[str, Pool] = {}
+
+    def pool(self, name: str) -> Pool:
+        """The state of a pool."""
+        if name not in self._pools:
+            self._pools[name] = Pool(lambda owner, wake: self._wake(name, owner, wake), self.clock)
+        return self._pools[name]
+
+    def pools(self) -> Sequence[Pool]:
+        """The state of every pool."""
+        return list(self._pools.values())
+
+    def _wake(self, pool: str, owner: str, wake: Wake) -> None:
+        if (engine := self.engines.get(owner)) is not None:
+            asyncio.get_running_loop().call_soon(engine.hear, pool, wake)
+
+
+class MemoryStore:
+    """One replica's view of a pool in this process. No call ever waits."""
+
+    def __init__(self, engine: "MemoryEngine", pool: Pool) -> None:
+        self._engine, self._pool, self._me = engine, pool, engine.replica
+
+    async def reserve(
+        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+    ) -> Standing:
+        """See `Store`."""
+        pool = self._pool
+        new = session not in pool.claims and session not in pool.waiters
+        if new:
+            pool.enter(session, Waiter(self._me, exclude, pool.key(session, rank, front)))
+            pool.serve(session)
+        standing = pool.standing(session)
+        if new and isinstance(standing, Place) and not patient and standing.place > standing.supply:
+            pool.leave(session)
+        return standing
+
+    async def release(self, session: str) -> bool:
+        """See `Store`."""
+        known = self._pool.leave(session)
+        self._pool.serve()
+        return known
+
+    async def begin(self, session: str) -> bool:
+        """See `Store`."""
+        if (claim := self._pool.claims.get(session)) is None:
+            return False
+        claim.live = True
+        return True
+
+    async def hold(self, session: str, node: str, epoch: int) -> bool:
+        """See `Store`."""
+        pool = self._pool
+        if (claim := pool.claims.get(session)) is not None:
+            if claim.node.id != node:
+                return False
+            claim.owner, claim.live, claim.orphaned = self._me, True, inf
+            return True
+        there = pool.nodes.get(node)
+        if there is None or there.epoch != epoch or len(there.sessions) >= there.capacity:
+            return False
+        pool.leave(session)
+        pool.give(session, there, self._me, True)
+        return True
+
+    async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
+        """See `Store`."""
+        pool = self._pool
+        if (claim := pool.claims.get(session)) is not None and not claim.live and pool.line:
+            pool.leave(session)
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, rank, False)))
+            pool.serve(session)
+        return pool.standing(session)
+
+    async def suspend(self, session: str) -> Place:
+        """See `Store`."""
+        pool = self._pool
+        if (claim := pool.claims.get(session)) is not None and not claim.live:
+            pool.leave(session)
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, 0, True)))
+        waiter = pool.waiters[session]
+        if not waiter.away:
+            waiter.away = True
+            pool.line.remove(waiter.key)
+        pool.serve()
+        return Place(0, pool.supply)
+
+    async def resume(self, session: str) -> Standing:
+        """See `Store`."""
+        pool = self._pool
+        if (waiter := pool.waiters.get(session)) is not None and waiter.away:
+            waiter.away = False
+            insort(pool.line, waiter.key)
+            pool.serve(session)
+        return pool.standing(session)
+
+    async def node_up(
+        self, node: str, capacity: int, socket: str, sessions: Sequence[str] = (), epoch: int = 0
+    ) -> Registered:
+        """See `Store`."""
+        pool = self._pool
+        there, new = pool.register(node, capacity, socket, epoch, self._me)
+        for session in sorted(there.sessions) if new else ():
+            claim = pool.claims[session]
+            if claim.live and session not in sessions:
+                pool.leave(session)
+                pool.wake(claim.owner, News.LOST, session, there)
+        for session in sessions:
+            if session not in pool.claims and len(there.sessions) < capacity:
+                pool.leave(session)
+                pool.orphan(pool.give(session, there, "", True), self._engine.grace)
+                pool.wake(self._me, News.ORPHAN, session, there)
+        pool.serve()
+        return Registered(there.epoch, sorted(there.sessions))
+
+    async def node_open(self, node: str, epoch: int, open: bool) -> bool:
+        """See `Store`."""
+        there = self._pool.nodes.get(node)
+        if there is None or there.epoch != epoch:
+            return False
+        there.open = open
+        self._pool.serve()
+        return True
+
+    async def node_gone(self, node: str, epoch: int) -> bool:
+        """See `Store`."""
+        pool = self._pool
+        there = pool.nodes.get(node)
+        if there is None or there.epoch != epoch:
+            return False
+        del pool.nodes[node]
+        for session in sorted(there.sessions):
+            owner = pool.claims[session].owner
+            pool.leave(session)
+            pool.wake(owner, News.LOST, session, there)
+        return True
+
+    async def lead(self) -> int:
+        """See `Store`."""
+        pool, now = self._pool, self._engine.hub.clock()
+        valid = bool(pool.leader) and pool.until > now
+        if valid and pool.leader != self._me:
+            return 0
+        if not valid:
+            pool.token += 1
+        pool.leader, pool.until = self._me, now + self._engine.lease
+        return pool.token
+
+    async def publish(self, token: int, supply: int) -> None:
+        """See `Store`."""
+        if token != self._pool.token:
+            raise FencedError("another replica leads the pool")
+        self._pool.supply = supply
+
+    async def places(self) -> Mapping[str, int]:
+        """See `Store`."""
+        place = {key[2]: number for number, key in enumerate(self._pool.line, start=1)}
+        mine = [session for session, waiter in self._pool.waiters.items() if waiter.owner == self._me]
+        return {session: place.get(session, 0) for session in mine}
+
+    async def look(self) -> PoolView:
+        """See `Store`."""
+        pool = self._pool
+        return PoolView(
+            nodes={
+                node.id: NodeView(
+                    id=node.id,
+                    capacity=node.capacity,
+                    epoch=node.epoch,
+                    open=node.open,
+                    replica=node.replica,
+                    sessions=sorted(node.sessions),
+                )
+                for node in pool.nodes.values()
+            },
+            sessions={
+                session: SessionView(id=session, node=claim.node.id, owner=claim.owner, live=claim.live)
+                for session, claim in pool.claims.items()
+            },
+            line=[key[2] for key in pool.line],
+            away=sorted(session for session, waiter in pool.waiters.items() if waiter.away),
+            replicas=sorted(self._engine.hub.engines),
+            leader=pool.leader if pool.until > self._engine.hub.clock() else "",
+            supply=pool.supply,
+            recovering=0.0,
+        )
+
+
+class MemoryBus:
+    """Messages between replicas of one process."""
+
+    def __init__(self, hub: MemoryHub, address: str) -> None:
+        self.address = address
+        self._hub = hub
+        self._numbers: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def send(self, to: str, session: str, direction: str, data: bytes, *, term: int = 0) -> bool:
+        """See `Bus`."""
+        before, number = self._numbers.get((session, direction), (term, 0))
+        number = number + 1 if term == before else 1
+        self._numbers[session, direction] = (term, number)
+        packet = Packet(session, direction, term, number, data)
+        asyncio.get_running_loop().call_soon(self._deliver, to, packet)
+        return True
+
+    def _deliver(self, to: str, packet: Packet) -> None:
+        if (engine := self._hub.engines.get(to)) is not None:
+            engine.received(self.address, packet)
+
+    def forget(self, session: str) -> None:
+        """See `Bus`."""
+        for key in [key for key in self._numbers if key[0] == session]:
+            del self._numbers[key]
+
+    def drop(self, to: str) -> None:
+        """See `Bus`."""
+
+
+class MemoryEngine:
+    """One replica's part in an engine within this process.
+
+    Args:
+        hub: what it shares with others, of tests; its own if it is left out.
+        name: of this replica.
+        lease: seconds for which a leader leads.
+        grace: seconds for which a live session of a dead replica keeps its slot.
+    """
+
+    def __init__(
+        self, hub: MemoryHub | None = None, name: str = "bridge", *, lease: float = 1.5, grace: float = 60.0
+    ) -> None:
+        self.hub = hub or MemoryHub()
+        self.replica = f"{name}.{next(_numbers)}"
+        self.lease, self.grace = lease, grace
+        self.bus = MemoryBus(self.hub, self.replica)
+        self._stores: dict[str, MemoryStore] = {}
+        self._woken: Callable[[str, Wake], None] = lambda pool, wake: None
+        self.received: Callable[[str, Packet], None] = lambda origin, packet: None
+
+    def store(self, pool: str) -> MemoryStore:
+        """See `Engine`."""
+        if pool not in self._stores:
+            self._stores[pool] = MemoryStore(self, self.hub.pool(pool))
+        return self._stores[pool]
+
+    async def start(
+        self, pools: Sequence[str], woken: Callable[[str, Wake], None], received: Callable[[str, Packet], None]
+    ) -> None:
+        """See `Engine`."""
+        self._woken, self.received = woken, received
+        self.hub.engines[self.replica] = self
+        for pool in pools:
+            self.store(pool)
+
+    def hear(self, pool: str, wake: Wake) -> None:
+        """Pass news on, unless the session has moved on since."""
+        state = self.hub.pool(pool)
+        claim = state.claims.get(wake.session)
+        there = "" if claim is None else claim.node.id
+        current = there == ("" if wake.news is News.LOST else wake.node)
+        if current and self.replica in self.hub.engines:
+            self._woken(pool, wake)
+
+    async def close(self) -> None:
+        """See `Engine`."""
+        if self.hub.engines.pop(self.replica, None) is not None:
+            for pool in self.hub.pools():
+                pool.bury(self.replica, self.grace)
+
+    async def kill(self) -> None:
+        """The same: there is no lease to wait for in one process."""
+        await self.close()
+
+
+_numbers = itertools.count(1)

@@ -1,0 +1,494 @@
+-- Every step of a pool, one a call, each atomic. docs/engine.md has the data model.
+-- KEYS[1]: "rtcbridge:{pool}:", the prefix of all keys, so that a cluster keeps a pool on one server.
+-- ARGV: command, engine's epoch, this replica as "name|epoch", generation of its connection, then what the command takes.
+local P, cmd, me = KEYS[1], ARGV[1], ARGV[3]
+local META, NODES, FREE, SESSIONS = P .. 'meta', P .. 'nodes', P .. 'free', P .. 'sessions'
+local LINE, WAITING, AWAY, REPLICAS, ORPHANS = P .. 'line', P .. 'waiting', P .. 'away', P .. 'replicas', P .. 'orphans'
+local call = redis.call
+local STEP = 4294967296 -- between two ranks of the line; within one, the order of coming
+local FRONT = -2000
+
+local function now()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function micros()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+local function split(text)
+  local parts, from = {}, 1
+  while true do
+    local at = string.find(text, '|', from, true)
+    if not at then break end
+    parts[#parts + 1] = string.sub(text, from, at - 1)
+    from = at + 1
+  end
+  parts[#parts + 1] = string.sub(text, from)
+  return parts
+end
+
+local function integer(number) return string.format('%.0f', number) end
+
+-- nodes: "capacity|epoch|open|replica's name|replica's epoch|socket"
+local function node_of(id)
+  local value = call('HGET', NODES, id)
+  if not value then return nil end
+  local part = split(value)
+  return {
+    id = id, capacity = tonumber(part[1]), epoch = tonumber(part[2]), open = part[3] == '1',
+    replica = part[4] .. '|' .. part[5], socket = part[6],
+  }
+end
+
+local function used(id) return call('SCARD', P .. 'node:' .. id) end
+
+-- Whether a node has a free slot: the fullest first, then by id.
+local function refree(node)
+  local taken = used(node.id)
+  if node.open and taken < node.capacity then
+    call('ZADD', FREE, -taken, node.id)
+  else
+    call('ZREM', FREE, node.id)
+  end
+end
+
+local function put_node(node)
+  call('HSET', NODES, node.id, table.concat({
+    integer(node.capacity), integer(node.epoch), node.open and '1' or '0', node.replica, node.socket,
+  }, '|'))
+  refree(node)
+end
+
+-- sessions: "node|node's epoch|live|token of its last yield|owner's name|owner's epoch"; an orphan's owner is "|"
+local function claim_of(session)
+  local value = call('HGET', SESSIONS, session)
+  if not value then return nil end
+  local part = split(value)
+  return {
+    session = session, node = part[1], epoch = tonumber(part[2]), live = part[3] == '1', token = part[4],
+    owner = part[5] .. '|' .. part[6],
+  }
+end
+
+local function own(owner, session) if owner ~= '|' then call('SADD', P .. 'owned:' .. owner, session) end end
+local function disown(owner, session) if owner ~= '|' then call('SREM', P .. 'owned:' .. owner, session) end end
+
+local function put_claim(claim)
+  call('SADD', P .. 'node:' .. claim.node, claim.session)
+  own(claim.owner, claim.session)
+  call('HSET', SESSIONS, claim.session, table.concat({
+    claim.node, integer(claim.epoch), claim.live and '1' or '0', claim.token, claim.owner,
+  }, '|'))
+end
+
+local function wake(owner, news, session, node, epoch)
+  if owner ~= '|' then
+    local serial = call('HINCRBY', META, 'serial', 1)
+    call('XADD', P .. 'wake:' .. owner, '*', 'w', table.concat({ news, session, node, integer(epoch), serial }, '|'))
+  end
+end
+
+local function drop_claim(claim)
+  call('HDEL', SESSIONS, claim.session)
+  call('SREM', P .. 'node:' .. claim.node, claim.session)
+  call('ZREM', ORPHANS, claim.session)
+  disown(claim.owner, claim.session)
+  local node = node_of(claim.node)
+  if node then refree(node) end
+end
+
+-- waiting: "excluded node|token of its last yield|owner's name|owner's epoch"; the line has its place
+local function waiter_of(session)
+  local value = call('HGET', WAITING, session)
+  if not value then return nil end
+  local part = split(value)
+  return { session = session, exclude = part[1], token = part[2], owner = part[3] .. '|' .. part[4] }
+end
+
+local function put_waiter(waiter, score)
+  call('HSET', WAITING, waiter.session, table.concat({ waiter.exclude, waiter.token, waiter.owner }, '|'))
+  call('ZADD', LINE, score, waiter.session)
+  own(waiter.owner, waiter.session)
+end
+
+local function drop_waiter(waiter)
+  call('HDEL', WAITING, waiter.session)
+  call('ZREM', LINE, waiter.session)
+  call('HDEL', AWAY, waiter.session)
+  disown(waiter.owner, waiter.session)
+end
+
+local function score_of(rank) return rank * STEP + call('HINCRBY', META, 'last', 1) end
+local function front_score() return FRONT * STEP - call('HINCRBY', META, 'pushed', 1) end
+
+-- Milliseconds until slots are given away again.
+local function recovering()
+  local until_ = call('HGET', META, 'recover')
+  if not until_ then return 0 end
+  local left = tonumber(until_) - now()
+  if left > 0 then return left end
+  call('HDEL', META, 'recover')
+  return 0
+end
+
+local function free_node(exclude)
+  for _, id in ipairs(call('ZRANGE', FREE, 0, exclude == '' and 0 or 1)) do
+    if id ~= exclude then return node_of(id) end
+  end
+  return nil
+end
+
+local function give(waiter, node)
+  put_claim({
+    session = waiter.session, node = node.id, epoch = node.epoch, live = false, token = waiter.token,
+    owner = waiter.owner,
+  })
+  refree(node)
+end
+
+-- Give the free slots to the line; all but the caller's own session are told through their replica's stream.
+local function serve(caller)
+  local at = 0
+  while call('ZCARD', LINE) > at and call('ZCARD', FREE) > 0 do
+    local session = call('ZRANGE', LINE, at, at)[1]
+    local waiter = waiter_of(session)
+    local node = free_node(waiter.exclude)
+    if node then
+      drop_waiter(waiter)
+      give(waiter, node)
+      if session ~= caller then wake(waiter.owner, 'granted', session, node.id, node.epoch) end
+    else
+      at = at + 1
+    end
+  end
+end
+
+local function serve_unless_recovering(caller)
+  if call('ZCARD', LINE) > 0 and call('ZCARD', FREE) > 0 and recovering() == 0 then serve(caller) end
+end
+
+local function supply() return call('HGET', META, 'supply') or '0' end
+
+local function place_of(session)
+  local rank = call('ZRANK', LINE, session)
+  return rank and rank + 1 or 0
+end
+
+-- What a session has, with the number of the last news, so that its replica can tell older news from newer.
+local function standing(session)
+  local claim, serial = claim_of(session), call('HGET', META, 'serial') or '0'
+  if claim then return { 'grant', serial, claim.node, integer(claim.epoch) } end
+  if call('HEXISTS', WAITING, session) == 1 then
+    local score = call('ZSCORE', LINE, session) or call('HGET', AWAY, session)
+    return { 'place', serial, tostring(place_of(session)), supply(), score }
+  end
+  return { 'none', serial }
+end
+
+local function orphan(claim, grace)
+  claim.owner = '|'
+  put_claim(claim)
+  call('ZADD', ORPHANS, now() + grace, claim.session)
+  local node = node_of(claim.node)
+  if node then wake(node.replica, 'orphan', claim.session, claim.node, claim.epoch) end
+end
+
+-- A replica is gone: what waits and what is reserved goes; what is live stays for a while, for another to take over.
+local function bury(replica, grace)
+  for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. replica)) do
+    local claim, waiter = claim_of(session), waiter_of(session)
+    if waiter then
+      drop_waiter(waiter)
+    elseif claim and claim.live then
+      disown(replica, session)
+      orphan(claim, grace)
+    elseif claim then
+      drop_claim(claim)
+    end
+  end
+  for _, id in ipairs(call('HKEYS', NODES)) do
+    local node = node_of(id)
+    if node.replica == replica then
+      node.open, node.replica = false, '|'
+      put_node(node)
+    end
+  end
+  call('ZREM', REPLICAS, replica)
+  call('HDEL', META, 'g:' .. replica)
+  call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
+  if call('HGET', META, 'leader') == replica then call('HDEL', META, 'leader', 'until') end
+end
+
+local function reap(grace)
+  local time = now()
+  for _, replica in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', '(' .. integer(time))) do bury(replica, grace) end
+  for _, session in ipairs(call('ZRANGEBYSCORE', ORPHANS, '-inf', '(' .. integer(time))) do
+    local claim = claim_of(session)
+    if claim then drop_claim(claim) else call('ZREM', ORPHANS, session) end
+  end
+end
+
+local function wipe()
+  for _, id in ipairs(call('HKEYS', NODES)) do call('DEL', P .. 'node:' .. id) end
+  for _, replica in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do
+    call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
+  end
+  call('DEL', META, NODES, FREE, SESSIONS, LINE, WAITING, AWAY, REPLICAS, ORPHANS)
+end
+
+local run = {}
+
+-- Join or come back: the server's run, lease and grace in ms, a new engine's epoch. A server that is not the one that
+-- made the epoch may have lost the last of what was written: it counts as empty.
+function run.attach(server, lease, grace, fresh)
+  local epoch = call('HGET', META, 'engine')
+  if not epoch or call('HGET', META, 'run') ~= server then
+    wipe()
+    epoch = fresh
+    call('HSET', META, 'engine', epoch, 'run', server, 'recover', integer(now() + tonumber(lease)))
+  end
+  local name, generation = split(me)[1], tonumber(ARGV[4])
+  local before = tonumber(call('HGET', META, 'c:' .. name) or '0')
+  if generation <= before then return { 'STALE' } end
+  if not call('ZSCORE', REPLICAS, me) then
+    local last = tonumber(call('HGET', META, 'replica') or '0')
+    local number = math.max(last + 1, micros())
+    call('HSET', META, 'replica', integer(number))
+    me = name .. '|' .. integer(number)
+  end
+  for _, other in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do -- one whose answer to this call was lost
+    if other ~= me and split(other)[1] == name then bury(other, tonumber(grace)) end
+  end
+  call('HSET', META, 'c:' .. name, integer(generation), 'g:' .. me, integer(generation))
+  call('ZADD', REPLICAS, now() + tonumber(lease), me)
+  reap(tonumber(grace))
+  serve_unless_recovering('')
+  return { 'OK', epoch, me, integer(recovering()) }
+end
+
+function run.beat(lease, grace)
+  call('ZADD', REPLICAS, now() + tonumber(lease), me)
+  reap(tonumber(grace))
+  serve_unless_recovering('')
+  return { 'OK', integer(call('ZCARD', LINE)), supply(), integer(recovering()) }
+end
+
+function run.leave(grace)
+  bury(me, tonumber(grace))
+  serve_unless_recovering('')
+  return { 'OK' }
+end
+
+function run.reserve(session, rank, front, exclude, patient, at)
+  if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then return standing(session) end
+  local meta = call('HMGET', META, 'recover', 'serial')
+  if not meta[1] and call('ZCARD', LINE) == 0 then
+    local node = free_node(exclude)
+    if node then
+      give({ session = session, token = '', owner = me }, node)
+      return { 'grant', meta[2] or '0', node.id, integer(node.epoch) }
+    end
+  end
+  local score
+  if at ~= '' then
+    score = tonumber(at)
+    local order = score % STEP
+    if score > FRONT * STEP and order > tonumber(call('HGET', META, 'last') or '0') then
+      call('HSET', META, 'last', integer(order))
+    elseif score <= FRONT * STEP and FRONT * STEP - score > tonumber(call('HGET', META, 'pushed') or '0') then
+      call('HSET', META, 'pushed', integer(FRONT * STEP - score))
+    end
+  else
+    score = front == '1' and front_score() or score_of(tonumber(rank))
+  end
+  put_waiter({ session = session, exclude = exclude, token = '', owner = me }, score)
+  serve_unless_recovering(session)
+  local found = standing(session)
+  if found[1] == 'place' and patient == '0' and tonumber(found[3]) > tonumber(found[4]) then
+    drop_waiter(waiter_of(session))
+    found[1] = 'out'
+  end
+  return found
+end
+
+function run.release(session)
+  local claim, waiter = claim_of(session), waiter_of(session)
+  if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
+  serve_unless_recovering('')
+  return { 'OK', '1' }
+end
+
+function run.begin(session)
+  local claim = claim_of(session)
+  if not claim then return { 'OK', '0' } end
+  claim.live = true
+  put_claim(claim)
+  return { 'OK', '1' }
+end
+
+-- Say that a session has a slot of a node: after a loss of the engine's data, or after its owner's death.
+function run.hold(session, id, epoch, live)
+  local claim, waiter = claim_of(session), waiter_of(session)
+  if claim then
+    if claim.node ~= id then return { 'ELSEWHERE' } end
+    disown(claim.owner, session)
+    call('ZREM', ORPHANS, session)
+    claim.owner, claim.live = me, claim.live or live == '1'
+    put_claim(claim)
+    return { 'OK', integer(claim.epoch), call('HGET', META, 'serial') or '0' }
+  end
+  local node = node_of(id)
+  if not node then return { 'NONODE' } end
+  if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end
+  if used(id) >= node.capacity then return { 'FULL' } end
+  if waiter then drop_waiter(waiter) end
+  put_claim({ session = session, node = id, epoch = node.epoch, live = live == '1', token = '', owner = me })
+  refree(node)
+  return { 'OK', integer(node.epoch), call('HGET', META, 'serial') or '0' }
+end
+
+-- `token` is another one each time: it makes a second arrival of the same call do nothing.
+function run.yield(session, rank, token)
+  local claim = claim_of(session)
+  if claim and claim.token ~= token and not claim.live and call('ZCARD', LINE) > 0 then
+    drop_claim(claim)
+    put_waiter({ session = session, exclude = '', token = token, owner = claim.owner }, score_of(tonumber(rank)))
+    serve_unless_recovering(session)
+  end
+  return standing(session)
+end
+
+function run.suspend(session)
+  local claim, waiter = claim_of(session), waiter_of(session)
+  if claim and not claim.live then
+    drop_claim(claim)
+    waiter = { session = session, exclude = '', token = '', owner = claim.owner }
+    put_waiter(waiter, front_score())
+  end
+  if waiter and call('HEXISTS', AWAY, session) == 0 then
+    call('HSET', AWAY, session, call('ZSCORE', LINE, session))
+    call('ZREM', LINE, session)
+  end
+  serve_unless_recovering('')
+  return standing(session)
+end
+
+function run.resume(session)
+  local score = call('HGET', AWAY, session)
+  if score then
+    call('HDEL', AWAY, session)
+    call('ZADD', LINE, score, session)
+    serve_unless_recovering(session)
+  end
+  return standing(session)
+end
+
+-- A node has dialled in (`fresh`), or is told again to an engine that does not know it. Sessions that it lists and
+-- nobody claims yet get their slots as orphans, so that no other session does before their owners have spoken.
+function run.node(id, capacity, socket, epoch, fresh, open, grace, ...)
+  local old, listed = node_of(id), {}
+  epoch = tonumber(epoch)
+  if old and old.socket ~= socket and fresh ~= '1' and old.epoch >= epoch then return { 'EPOCH-OF-NODE' } end
+  local node = { id = id, capacity = tonumber(capacity), open = open == '1', replica = me, socket = socket }
+  if old and old.socket == socket then
+    node.epoch = old.epoch
+  elseif fresh == '1' then
+    node.epoch = math.max(old and old.epoch or 0, epoch) + 1
+  else
+    node.epoch = epoch
+  end
+  for _, session in ipairs({ ... }) do listed[session] = true end
+  put_node(node)
+  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. id)) do
+    local claim = claim_of(session)
+    if claim.live and not listed[session] and (not old or old.socket ~= socket) then
+      drop_claim(claim)
+      wake(claim.owner, 'lost', session, id, claim.epoch)
+    elseif claim.epoch ~= node.epoch then
+      claim.epoch = node.epoch
+      put_claim(claim)
+      wake(claim.owner, 'moved', session, id, node.epoch)
+    end
+  end
+  for session in pairs(listed) do
+    if not claim_of(session) and used(id) < node.capacity then
+      local waiter = waiter_of(session)
+      if waiter then drop_waiter(waiter) end
+      orphan({ session = session, node = id, epoch = node.epoch, live = true, token = '' }, tonumber(grace))
+    end
+  end
+  refree(node)
+  serve_unless_recovering('')
+  local kept = call('SMEMBERS', P .. 'node:' .. id)
+  return { 'OK', integer(node.epoch), unpack(kept) }
+end
+
+function run.open(id, epoch, open)
+  local node = node_of(id)
+  if not node or node.epoch ~= tonumber(epoch) then return { 'OK', '0' } end
+  node.open = open == '1'
+  put_node(node)
+  serve_unless_recovering('')
+  return { 'OK', '1' }
+end
+
+function run.gone(id, epoch)
+  local node = node_of(id)
+  if not node or node.epoch ~= tonumber(epoch) then return { 'OK', '0' } end
+  call('HDEL', NODES, id)
+  call('ZREM', FREE, id)
+  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. id)) do
+    local claim = claim_of(session)
+    drop_claim(claim)
+    wake(claim.owner, 'lost', session, id, claim.epoch)
+  end
+  return { 'OK', '1' }
+end
+
+-- The lease of the pool's policy loop. The server's time makes its token rise also where the last one is lost.
+function run.lead(lease)
+  local leader = call('HGET', META, 'leader')
+  local valid = leader and tonumber(call('HGET', META, 'until')) > now()
+  if valid and leader ~= me then return { 'OK', '0' } end
+  local token = call('HGET', META, 'token') or '0'
+  if not (valid and leader == me) then token = integer(math.max(tonumber(token) + 1, micros())) end
+  call('HSET', META, 'leader', me, 'until', integer(now() + tonumber(lease)), 'token', token)
+  return { 'OK', token }
+end
+
+function run.publish(token, slots)
+  if call('HGET', META, 'token') ~= token then return { 'TOKEN' } end
+  call('HSET', META, 'supply', slots)
+  return { 'OK' }
+end
+
+function run.places()
+  local found = { 'OK' }
+  for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. me)) do
+    if call('HEXISTS', WAITING, session) == 1 then
+      found[#found + 1] = session
+      found[#found + 1] = tostring(place_of(session))
+    end
+  end
+  return found
+end
+
+function run.look()
+  local leader = call('HGET', META, 'leader')
+  if leader and tonumber(call('HGET', META, 'until')) <= now() then leader = nil end
+  return {
+    'OK', call('HGETALL', NODES), call('HGETALL', SESSIONS), call('ZRANGE', LINE, 0, -1), call('HKEYS', AWAY),
+    call('ZRANGE', REPLICAS, 0, -1), leader or '', supply(), integer(recovering()),
+  }
+end
+
+if cmd ~= 'attach' then
+  local known = call('HMGET', META, 'engine', 'g:' .. me)
+  if known[1] ~= ARGV[2] then return { 'ENGINE' } end
+  if not known[2] then return { 'FENCED' } end
+  if known[2] ~= ARGV[4] then return { 'STALE' } end
+end
+return run[cmd](unpack(ARGV, 5))

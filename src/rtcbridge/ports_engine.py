@@ -1,0 +1,270 @@
+"""The interfaces to what the replicas of a bridge share: who holds which slot, and messages from one to another."""
+
+from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from msgspec import Struct
+
+
+class EngineError(Exception):
+    """The engine cannot be used as asked. The text is one clear line without secrets."""
+
+
+class EngineAwayError(EngineError):
+    """The engine did not answer in time. What came of the call is not known; it may be repeated as it was."""
+
+
+class FencedError(EngineError):
+    """Another replica leads the pool by now; nothing was written."""
+
+
+# --- what a session has ---
+
+
+class Grant(Struct, frozen=True):
+    """A slot. `epoch` is that of the node: it fences what was meant for an earlier life of it."""
+
+    node: str
+    epoch: int
+
+
+class Place(Struct, frozen=True):
+    """A place in line: 1 is the next to be served; 0 while it is suspended.
+
+    `supply` is how many slots are on their way or could be, by the last word of the replica that leads the pool.
+    """
+
+    place: int
+    supply: int
+
+
+Standing: TypeAlias = Grant | Place
+
+
+class News(Enum):
+    """What a replica is told, unasked, of a session."""
+
+    GRANTED = "granted"  # to the session's owner: its turn has come
+    LOST = "lost"  # to the session's owner: its slot is gone
+    ORPHAN = "orphan"  # to the replica with the node's socket: the owner of a live session has died
+
+
+class Wake(Struct, frozen=True):
+    """News of one session."""
+
+    news: News
+    session: str
+    node: str
+    epoch: int = 0
+
+
+# --- what there is ---
+
+
+class NodeView(Struct, frozen=True, kw_only=True):
+    """A node as the engine has it. `replica` holds its socket, "" if none does; `open`: it takes new sessions."""
+
+    id: str
+    capacity: int
+    epoch: int
+    open: bool
+    replica: str
+    sessions: Sequence[str]
+
+
+class SessionView(Struct, frozen=True, kw_only=True):
+    """A slot that is held. `owner` is a replica, "" after its death; `live`: the node has its offer."""
+
+    id: str
+    node: str
+    owner: str
+    live: bool
+
+
+class PoolView(Struct, frozen=True, kw_only=True):
+    """All that the engine knows of a pool, at one instant.
+
+    `line` has the sessions in the order in which they are served, `away` the suspended ones; `recovering`: seconds
+    until slots are given away again, behind a loss of the engine's data.
+    """
+
+    nodes: Mapping[str, NodeView]
+    sessions: Mapping[str, SessionView]
+    line: Sequence[str]
+    away: Sequence[str]
+    replicas: Sequence[str]
+    leader: str
+    supply: int
+    recovering: float
+
+
+class Registered(Struct, frozen=True):
+    """What a node that has dialled in is given: its epoch, and the sessions that keep their slots there."""
+
+    epoch: int
+    sessions: Sequence[str]
+
+
+class Store(Protocol):
+    """Who holds which slot of one pool, and who waits, as one replica sees and changes it.
+
+    Every call is atomic, is idempotent by the session's or the node's socket's id, and raises EngineAwayError. A caller
+    that gives up on a call releases the session, since the call may have been done. A slot
+    that becomes free goes to the first in line within the same step: nobody waits beside a free slot that he
+    may have. The slots used of a node are the cardinality of a set of sessions, never a counter.
+
+    What this replica holds is told again, by the store itself, to an engine that has lost its data, and after this
+    replica was taken for dead; what another has got meanwhile is reported as `News.LOST`.
+    """
+
+    async def reserve(
+        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+    ) -> Standing:
+        """Take a free slot if nobody is before it, else a place in line; what it has already is told as it is.
+
+        Args:
+            session: its id.
+            rank: the lowest is served first, then first come first served; -1000 to 1000.
+            front: before all others.
+            exclude: a node that it may not have.
+            patient: whether it takes a place beyond the supply; else it is left out, and the place is the one that it
+                would have had.
+        """
+        ...
+
+    async def release(self, session: str) -> bool:
+        """Give the slot or the place back; false if it had none."""
+        ...
+
+    async def begin(self, session: str) -> bool:
+        """The offer went to the node: from now on the slot outlives this replica. False if it holds none."""
+        ...
+
+    async def hold(self, session: str, node: str, epoch: int) -> bool:
+        """Take over a live session that runs on a node; false if it may not, since its slot is gone."""
+        ...
+
+    async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
+        """Renew a reservation when nobody waits, else go to the end of the line. Raises KeyError if it holds none."""
+        ...
+
+    async def suspend(self, session: str) -> Place:
+        """Give the slot back, keep a place, at the front if it had a slot; be served no more until `resume`."""
+        ...
+
+    async def resume(self, session: str) -> Standing:
+        """Be served again when its turn comes. Raises KeyError if it neither waits nor holds a slot."""
+        ...
+
+    async def node_up(
+        self, node: str, capacity: int, socket: str, sessions: Sequence[str] = (), epoch: int = 0
+    ) -> Registered:
+        """A node has dialled in, with these sessions alive; it takes new ones from now on.
+
+        A live session of this node that is not among them loses its slot. Returns a new epoch, above all before and
+        above `epoch`, or the same again for the same `socket`, an id of the connection.
+        """
+        ...
+
+    async def node_open(self, node: str, epoch: int, open: bool) -> bool:
+        """Let a node take new sessions or not; false if its epoch is another."""
+        ...
+
+    async def node_gone(self, node: str, epoch: int) -> bool:
+        """Forget a node: its sessions lose their slots. False if its epoch is another, or it is unknown."""
+        ...
+
+    async def lead(self) -> int:
+        """Lead the pool, or go on leading it, for one lease: return the token, 0 if another leads.
+
+        A token is above all that were given before, also by an engine that has lost its data since.
+        """
+        ...
+
+    async def publish(self, token: int, supply: int) -> None:
+        """Say how many slots are on their way. Raises FencedError, and then nothing is written."""
+        ...
+
+    async def places(self) -> Mapping[str, int]:
+        """Return the place of each session of this replica that waits."""
+        ...
+
+    async def look(self) -> PoolView:
+        """Return all, for people and for the replica that leads."""
+        ...
+
+
+# --- from one replica to another ---
+
+
+class Packet(Struct, frozen=True, array_like=True):
+    """A message of one session, in one direction.
+
+    `term` rises when the session's peer moves to another replica; `number` counts from 1 within a term.
+    """
+
+    session: str
+    direction: str
+    term: int
+    number: int
+    data: bytes
+
+
+class Bus(Protocol):
+    """Takes messages to the replica that holds a socket: in order, each once, whatever happens to the engine.
+
+    What is sent is kept until the receiver has it, and is sent again after a loss. It is lost only if the sender or the
+    receiver dies.
+    """
+
+    address: str
+
+    def send(self, to: str, session: str, direction: str, data: bytes, *, term: int = 0) -> bool:
+        """Send; false if what waits for that replica is over its limit, and then nothing is sent any more.
+
+        Nothing is awaited: what is sent in one turn of the loop goes out at once.
+        """
+        ...
+
+    def forget(self, session: str) -> None:
+        """A session has ended: its numbers are not needed any more."""
+        ...
+
+    def drop(self, to: str) -> None:
+        """A replica is dead: what waits for it is thrown away."""
+        ...
+
+
+class Engine(Protocol):
+    """What all replicas share. One object a process; `woken` is called with the pool and the news."""
+
+    @property
+    def replica(self) -> str:
+        """The id of this replica: another one each time it is started. The address of its bus, too."""
+        ...
+
+    @property
+    def bus(self) -> Bus:
+        """Takes messages to other replicas."""
+        ...
+
+    def store(self, pool: str) -> Store:
+        """Return the store of a pool; the same object each time."""
+        ...
+
+    async def start(
+        self, pools: Sequence[str], woken: Callable[[str, Wake], None], received: Callable[[str, Packet], None]
+    ) -> None:
+        """Join the other replicas, then keep the lease alive. Raises EngineError.
+
+        Args:
+            pools: their names.
+            woken: is told the pool and the news of one of its sessions.
+            received: is told the sender's address and what it has sent.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Leave. What this replica still holds is freed, live sessions excepted."""
+        ...

@@ -1,0 +1,447 @@
+"""Every interleaving of a small cluster, breadth first, over the real script.
+
+Replicas, nodes and sessions are modelled here as `redis_store.py` and the agent behave; the engine is `pool.lua`. A
+session belongs to replica `number % 2`; a node's socket is with replica `number % 2`, after its death with the other.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.lua_redis import Commands, Script
+from rtcbridge.drivers.engine.redis_store import SCRIPT
+
+LEASE, GRACE, HALF = 10, 1_000_000, 6
+P = "rtcbridge:{p}:"
+
+
+@dataclass(frozen=True)
+class Size:
+    """What there is, and how often each fault may happen."""
+
+    sessions: int = 2
+    nodes: int = 1
+    capacity: int = 1
+    crash: int = 0
+    freeze: int = 0
+    wipe: int = 0
+    lose: int = 0
+    reboot: int = 0
+    zombie: int = 0
+
+
+@dataclass
+class Session:
+    """`new`, `asking` (the answer was lost), `waiting`, `held`, `live`, `ending` (its release may be lost), `gone`."""
+
+    state: str = "new"
+    node: int = -1
+    epoch: int = 0
+
+
+@dataclass
+class Node:
+    """What really runs on it; `epoch` is that of its socket, `boot` counts its lives, `known` is its replica's book."""
+
+    epoch: int = 0
+    boot: int = 0
+    running: frozenset[int] = frozenset()
+    socket: int = 0
+    known: str = ""
+
+
+@dataclass
+class Replica:
+    alive: bool = True
+    epoch: str = ""
+    me: str = ""
+    generation: int = 0
+
+
+@dataclass
+class World:
+    """One state."""
+
+    size: Size
+    script: Script
+    gate: bool
+    sessions: list[Session] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+    replicas: list[Replica] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
+    zombie: tuple[str, ...] = ()
+
+    @property
+    def commands(self) -> Commands:
+        return self.script.commands
+
+    # --- keeping and restoring ---
+
+    def freeze(self) -> Any:
+        data = tuple(
+            (
+                key,
+                tuple(sorted(value.items()))
+                if isinstance(value, dict)
+                else tuple(value if isinstance(value, list) else sorted(value)),
+            )
+            for key, value in sorted(self.commands.data.items())
+        )
+        return (
+            self.commands.now,
+            data,
+            tuple((each.state, each.node, each.epoch) for each in self.sessions),
+            tuple((each.epoch, each.boot, each.running, each.socket, each.known) for each in self.nodes),
+            tuple((each.alive, each.epoch, each.me, each.generation) for each in self.replicas),
+            tuple(self.faults.items()),
+            self.zombie,
+        )
+
+    def thaw(self, state: Any) -> None:
+        self.commands.now, data, sessions, nodes, replicas, faults, self.zombie = state
+        restored: dict[str, Any] = {}
+        for key, value in data:
+            name = key.removeprefix(P)
+            if name.startswith(("node:", "owned:")):
+                restored[key] = set(value)
+            else:
+                restored[key] = list(value) if name.startswith("wake:") else dict(value)
+        self.commands.data = restored
+        self.sessions = [Session(*each) for each in sessions]
+        self.nodes = [Node(*each) for each in nodes]
+        self.replicas = [Replica(*each) for each in replicas]
+        self.faults = dict(faults)
+
+    # --- what replicas do ---
+
+    def ask(self, r: int, command: str, *arguments: Any) -> list[Any]:
+        replica = self.replicas[r]
+        return self.script.call(command, replica.epoch, replica.me, replica.generation, *arguments)
+
+    def attach(self, r: int) -> None:
+        replica = self.replicas[r]
+        replica.generation += 1
+        before = (replica.epoch, replica.me)
+        replica.me = replica.me or f"r{r}|"
+        fresh = f"E{self.commands.now}.{r}.{replica.generation}"
+        answer = self.ask(r, "attach", "server", LEASE, GRACE, fresh)
+        assert answer[0] == "OK", answer
+        replica.epoch, replica.me = answer[1], answer[2]
+        for number, session in enumerate(self.sessions):
+            if self.owner(number) == r and session.state == "ending":
+                self.release(number)
+        if before[0] and before != (replica.epoch, replica.me):
+            self.tell(r)
+
+    def tell(self, r: int) -> None:
+        for n, node in enumerate(self.nodes):
+            if node.socket == r and node.known:
+                self.ask(r, "node", f"n{n}", self.size.capacity, node.known, node.epoch, 0, 1, GRACE)
+        for number, session in enumerate(self.sessions):
+            if self.owner(number) != r:
+                continue
+            if session.state in ("held", "live"):
+                self.tell_held(number)
+            elif session.state == "waiting":
+                self.reserved(number, self.ask(r, "reserve", f"s{number}", 0, 0, "", 1, ""))
+
+    def tell_held(self, number: int) -> None:
+        session = self.sessions[number]
+        live = int(session.state == "live")
+        answer = self.ask(self.owner(number), "hold", f"s{number}", f"n{session.node}", session.epoch, live)
+        if answer[0] == "OK":
+            session.epoch = int(answer[1])
+        elif answer[0] in ("EPOCH-OF-NODE", "FULL", "ELSEWHERE"):
+            self.lost(number)
+
+    def lost(self, number: int) -> None:
+        session = self.sessions[number]
+        self.stop(session.node, number)
+        session.state = "gone"
+
+    def reserved(self, number: int, answer: list[Any]) -> None:
+        session = self.sessions[number]
+        if answer[0] == "grant":
+            session.state, session.node, session.epoch = "held", int(answer[2][1:]), int(answer[3])
+        elif answer[0] == "place":
+            session.state = "waiting"
+        else:
+            self.attach(self.owner(number))
+
+    def release(self, number: int) -> None:
+        if self.ask(self.owner(number), "release", f"s{number}")[0] == "OK":
+            self.sessions[number].state = "gone"
+
+    def owner(self, number: int) -> int:
+        return number % 2
+
+    def socket(self, n: int) -> str:
+        node = self.nodes[n]
+        return f"k{node.boot}.{node.socket}"
+
+    def stop(self, n: int, number: int) -> None:
+        if n >= 0:
+            self.nodes[n].running -= {number}
+
+    def register(self, n: int) -> None:
+        """A node dials in, anew, at the replica that has its socket from now on."""
+        node = self.nodes[n]
+        sessions = [f"s{number}" for number in sorted(node.running)]
+        arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, GRACE, *sessions)
+        answer = self.ask(node.socket, *arguments)
+        if answer[0] != "OK":
+            self.attach(node.socket)
+            answer = self.ask(node.socket, *arguments)
+        node.epoch, node.known = int(answer[1]), self.socket(n)
+
+    def pass_time(self, frozen: int = -1) -> None:
+        """More than a lease goes by; everybody who is not frozen says so in time."""
+        for _ in range(2):
+            self.commands.now += HALF
+            for r, replica in enumerate(self.replicas):
+                if replica.alive and r != frozen and self.ask(r, "beat", LEASE, GRACE)[0] != "OK":
+                    self.attach(r)
+
+    def wake(self, r: int) -> None:
+        """Take the oldest of the news."""
+        key = f"{P}wake:{self.replicas[r].me}"
+        news, name, node, epoch, _ = self.commands.data[key].pop(0).split("|")
+        self.commands._prune(key)
+        number, n = int(name[1:]), int(node[1:])
+        session = self.sessions[number]
+        if news == "orphan":
+            return
+        if session.state == "waiting" and news == "granted":
+            session.state, session.node, session.epoch = "held", n, int(epoch)
+        elif session.state in ("held", "live") and news == "moved":
+            session.epoch = int(epoch)
+        elif session.state in ("held", "live") and news == "lost":
+            self.lost(number)
+
+    def offer(self, number: int) -> None:
+        """The offer goes to the node whatever the engine says: a replica that was frozen does not know better."""
+        session = self.sessions[number]
+        node = self.nodes[session.node]
+        self.ask(self.owner(number), "begin", f"s{number}")
+        if not self.gate or (len(node.running) < self.size.capacity and node.epoch == session.epoch):
+            node.running |= {number}
+            session.state = "live"
+        else:
+            session.state = "ending"
+
+    # --- steps ---
+
+    def steps(self) -> Iterator[tuple[str, Callable[[], object], str]]:
+        """Label, what happens, and the fault that it uses up."""
+        for number, session in enumerate(self.sessions):
+            if self.replicas[self.owner(number)].alive:
+                yield from self._session_steps(number, session)
+            elif session.state == "live" and number in self.nodes[session.node].running:
+                yield f"orphan s{number} ends", lambda number=number: self._orphan_ends(number), ""
+        yield from self._replica_steps()
+        for n in range(len(self.nodes)):
+            yield f"n{n} reboots", lambda n=n: self._reboot(n), "reboot"
+        yield "data lost", self.commands.data.clear, "wipe"
+        if self._time_matters():
+            yield "a lease passes", self.pass_time, ""
+        if self.zombie:
+            yield "a delayed call arrives", self._zombie_arrives, ""
+
+    def _replica_steps(self) -> Iterator[tuple[str, Callable[[], object], str]]:
+        for r, replica in enumerate(self.replicas):
+            if not replica.alive:
+                continue
+            if self.commands.data.get(f"{P}wake:{replica.me}"):
+                yield f"r{r} hears", lambda r=r: self.wake(r), ""
+            yield f"r{r} freezes beyond its lease", lambda r=r: self.pass_time(r), "freeze"
+            if all(each.alive for each in self.replicas):
+                yield f"r{r} crashes", lambda r=r: self._crash(r), "crash"
+
+    def _time_matters(self) -> bool:
+        recovering = "recover" in self.commands.data.get(f"{P}meta", {})
+        return recovering or not self._all_attached() or any(self._unburied(each) for each in self.replicas)
+
+    def _unburied(self, replica: Replica) -> bool:
+        return not replica.alive and replica.me in self.commands.data.get(f"{P}replicas", {})
+
+    def _all_attached(self) -> bool:
+        meta = self.commands.data.get(f"{P}meta", {})
+        return all(
+            not each.alive or (each.epoch == meta.get("engine") and f"g:{each.me}" in meta) for each in self.replicas
+        )
+
+    def _session_steps(self, number: int, session: Session) -> Iterator[tuple[str, Callable[[], object], str]]:
+        r = self.owner(number)
+        call = ("reserve", f"s{number}", "0", "0", "", "1", "")
+        if session.state in ("new", "asking"):
+            yield f"s{number} reserves", lambda: self.reserved(number, self.ask(r, *call)), ""
+        if session.state == "new":
+            yield f"s{number} reserves, answer lost", lambda: self._lost_reserve(number, call), "lose"
+            yield f"s{number} reserves, delayed", lambda: self._delayed(number, call), "zombie"
+        if session.state == "held":
+            yield f"s{number} offers", lambda: self.offer(number), ""
+            yield f"s{number} yields", lambda: self._yield(number), "lose"
+        if session.state in ("held", "live", "waiting"):
+            yield f"s{number} ends", lambda: self._end(number, lost=False), ""
+            yield f"s{number} ends, answer lost", lambda: self._end(number, lost=True), "lose"
+        if session.state == "ending":
+            yield f"s{number} is released", lambda: self._release_or_attach(number), ""
+
+    def _lost_reserve(self, number: int, call: tuple[str, ...]) -> None:
+        self.ask(self.owner(number), *call)
+        self.sessions[number].state = "asking"
+
+    def _delayed(self, number: int, call: tuple[str, ...]) -> None:
+        """The call stays on its way; the replica gives the connection up and calls again over another."""
+        replica = self.replicas[self.owner(number)]
+        self.zombie = (call[0], replica.epoch, replica.me, str(replica.generation), *call[1:])
+        self.attach(self.owner(number))
+        self.sessions[number].state = "asking"
+
+    def _zombie_arrives(self) -> None:
+        zombie, self.zombie = self.zombie, ()
+        self.script.call(*zombie)
+
+    def _yield(self, number: int) -> None:
+        self.reserved(number, self.ask(self.owner(number), "yield", f"s{number}", 0, f"t{number}"))
+
+    def _end(self, number: int, *, lost: bool) -> None:
+        session = self.sessions[number]
+        self.stop(session.node, number)
+        if lost:
+            self.ask(self.owner(number), "release", f"s{number}")
+        session.state = "ending"
+        if not lost:
+            self._release_or_attach(number)
+
+    def _release_or_attach(self, number: int) -> None:
+        self.release(number)
+        if self.sessions[number].state == "ending":
+            self.attach(self.owner(number))
+
+    def _crash(self, r: int) -> None:
+        self.replicas[r].alive = False
+        for number, session in enumerate(self.sessions):
+            if self.owner(number) == r and session.state != "live":
+                session.state = "gone"
+        for n, node in enumerate(self.nodes):
+            if node.socket == r:
+                node.socket, node.known = 1 - r, ""
+                self.register(n)
+
+    def _orphan_ends(self, number: int) -> None:
+        node = self.sessions[number].node
+        self.stop(node, number)
+        self.sessions[number].state = "gone"
+        self.ask(self.nodes[node].socket, "release", f"s{number}")
+
+    def _reboot(self, n: int) -> None:
+        node = self.nodes[n]
+        node.running = frozenset()
+        node.boot += 1
+        self.register(n)
+
+    # --- what must hold ---
+
+    def wrong(self) -> str:
+        """What is wrong with this state; "" if nothing is."""
+        data = self.commands.data
+        for n, node in enumerate(self.nodes):
+            if len(node.running) > self.size.capacity:
+                return f"n{n} runs {len(node.running)} sessions"
+            if len(data.get(f"{P}node:n{n}", ())) > self.size.capacity:
+                return f"the engine gave {len(data[f'{P}node:n{n}'])} slots of n{n}"
+        claims = data.get(f"{P}sessions", {})
+        members = [session for n in range(len(self.nodes)) for session in data.get(f"{P}node:n{n}", ())]
+        if sorted(members) != sorted(claims):
+            return f"slots {sorted(members)} but sessions {sorted(claims)}"
+        for session, claim in claims.items():
+            owner = claim.split("|", 4)[4]
+            if owner != "|" and owner not in data.get(f"{P}replicas", {}):
+                return f"{session} belongs to {owner}, which is no replica"
+        waits = data.get(f"{P}line") and data.get(f"{P}free") and "recover" not in data[f"{P}meta"]
+        return "a session waits beside a free slot" if waits else self._leak(claims)
+
+    def _leak(self, claims: dict[str, str]) -> str:
+        """At rest, nobody holds what is not his: all attached, no news, nothing under way."""
+        if not self._all_attached() or self.zombie or any(":wake:" in key for key in self.commands.data):
+            return ""
+        if "recover" in self.commands.data.get(f"{P}meta", {}) or not all(each.alive for each in self.replicas):
+            return ""
+        for name in claims:
+            session = self.sessions[int(name[1:])]
+            if session.state in ("new", "gone"):
+                return f"leaked: {name} is {session.state}"
+            if session.state == "live" and int(name[1:]) not in self.nodes[session.node].running:
+                return f"{name} has a slot of n{session.node}, which does not run it"
+        return ""
+
+
+@dataclass
+class Outcome:
+    """How many states there are, and the shortest way to a wrong one."""
+
+    states: int
+    wrong: str
+    path: list[str]
+
+
+def explore(size: Size, *, gate: bool = True, changes: Sequence[tuple[str, str]] = (), limit: int = 400_000) -> Outcome:
+    """Visit every state of a cluster of this size.
+
+    Args:
+        size: of the cluster, with its faults.
+        gate: whether nodes refuse what is over their capacity or of another epoch.
+        changes: texts of the script, and what to put in their place: a mutation that is to be found.
+        limit: of states; reaching it is an error.
+    """
+    source = SCRIPT.decode()
+    for old, new in changes:
+        assert old in source, f"the script has no {old!r}"
+        source = source.replace(old, new)
+    world = World(size, Script(Commands(), source), gate)
+    world.commands.now = 1000
+    world.sessions = [Session() for _ in range(size.sessions)]
+    world.nodes = [Node(socket=n % 2) for n in range(size.nodes)]
+    world.replicas = [Replica(), Replica()]
+    world.faults = {name: getattr(size, name) for name in ("crash", "freeze", "wipe", "lose", "reboot", "zombie")}
+    for r in range(2):
+        world.attach(r)
+    for n in range(size.nodes):
+        world.register(n)
+    world.pass_time()
+    return _search(world, limit)
+
+
+def _search(world: World, limit: int) -> Outcome:
+    first = world.freeze()
+    before: dict[Any, tuple[Any, str] | None] = {first: None}
+    queue = deque([first])
+    while queue:
+        state = queue.popleft()
+        world.thaw(state)
+        for index, (label, _, fault) in enumerate(list(world.steps())):
+            if fault and not world.faults[fault]:
+                continue
+            world.thaw(state)
+            list(world.steps())[index][1]()
+            if fault:
+                world.faults[fault] -= 1
+            after = world.freeze()
+            if after not in before:
+                before[after] = (state, label)
+                assert len(before) < limit, "too many states: a smaller size, please"
+                if wrong := world.wrong():
+                    return Outcome(len(before), wrong, _path(before, after))
+                queue.append(after)
+            world.thaw(state)
+    return Outcome(len(before), "", [])
+
+
+def _path(before: dict[Any, Any], state: Any) -> list[str]:
+    path = []
+    while (step := before[state]) is not None:
+        state = step[0]
+        path.append(step[1])
+    return path[::-1]

@@ -1,0 +1,197 @@
+"""One Hypothesis machine over every engine: two replicas do what they like, and the rules hold after each step."""
+
+import asyncio
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from engine.conftest import POOL, Replica, flush
+from rtcbridge.drivers.engine import MemoryEngine, MemoryHub, parse_engine_url
+from rtcbridge.ports_engine import Grant, News, Place
+
+SESSIONS = st.sampled_from([f"s{number}" for number in range(6)])
+NODES = st.sampled_from(["n1", "n2", "n3"])
+REPLICA = st.integers(0, 1)
+
+
+class Machine(RuleBasedStateMachine):
+    """A session belongs to one of two replicas. The model knows who waits and who holds by what replicas are told."""
+
+    make: Any = None  # returns two engines that share an empty store
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        engines = self.loop.run_until_complete(type(self).make())
+        self.replicas = [Replica(engine) for engine in engines]
+        for replica in self.replicas:
+            self.loop.run_until_complete(replica.start())
+        self.owner: dict[str, int] = {}
+        self.epochs: dict[str, int] = {}
+        self.sockets = 0
+        self.at: dict[str, int] = {}
+        self.live: set[str] = set()
+        self.excluded: dict[str, str] = {}
+
+    def do(self, call: Any) -> Any:
+        return self.loop.run_until_complete(call)
+
+    def store(self, session: str) -> Any:
+        return self.replicas[self.owner[session]].store
+
+    def forget(self, session: str) -> None:
+        self.owner.pop(session, None)
+        self.live.discard(session)
+        self.excluded.pop(session, None)
+
+    @rule(
+        session=SESSIONS,
+        owner=REPLICA,
+        rank=st.integers(-3, 3),
+        front=st.booleans(),
+        exclude=st.sampled_from(["", "n1"]),
+        patient=st.booleans(),
+    )
+    def reserve(self, session: str, owner: int, rank: int, front: bool, exclude: str, patient: bool) -> None:
+        known = session in self.owner
+        self.owner.setdefault(session, owner)
+        options = {"rank": rank, "front": front, "exclude": exclude, "patient": patient}
+        standing = self.do(self.store(session).reserve(session, **options))
+        if not known and exclude:
+            self.excluded[session] = exclude
+            assert not isinstance(standing, Grant) or standing.node != exclude
+        if not known and isinstance(standing, Place) and not patient and standing.place > standing.supply:
+            self.forget(session)
+        assert self.do(self.replicas[owner].store.look()) is not None
+
+    @precondition(lambda self: self.owner)
+    @rule(data=st.data())
+    def release(self, data: Any) -> None:
+        session = data.draw(st.sampled_from(sorted(self.owner)))
+        store = self.store(session)
+        assert self.do(store.release(session))
+        assert not self.do(store.release(session))
+        self.forget(session)
+
+    @precondition(lambda self: self.owner)
+    @rule(data=st.data(), what=st.sampled_from(["begin", "yield", "suspend", "resume"]))
+    def change(self, data: Any, what: str) -> None:
+        session = data.draw(st.sampled_from(sorted(self.owner)))
+        store = self.store(session)
+        if what == "begin":
+            if self.do(store.begin(session)):
+                self.live.add(session)
+        elif what == "yield":
+            self.do(store.yield_slot(session))
+            if session not in self.live:
+                self.excluded.pop(session, None) if session in self.do(store.look()).sessions else None
+        elif what == "suspend" and session not in self.live:
+            assert self.do(store.suspend(session)).place == 0
+        elif what == "resume":
+            self.do(store.resume(session))
+
+    @rule(node=NODES, replica=REPLICA, capacity=st.integers(1, 3))
+    def node_up(self, node: str, replica: int, capacity: int) -> None:
+        view = self.do(self.replicas[0].store.look())
+        there = view.nodes.get(node)
+        held = len(there.sessions) if there else 0
+        alive = [session for session in (there.sessions if there else ()) if view.sessions[session].live]
+        self.sockets += 1
+        back = self.do(
+            self.replicas[replica].store.node_up(
+                node, max(capacity, held), f"k{self.sockets}", alive, self.epochs.get(node, 0)
+            )
+        )
+        assert back.epoch > self.epochs.get(node, 0)
+        assert len(back.sessions) >= held
+        self.epochs[node], self.at[node] = back.epoch, replica
+
+    @precondition(lambda self: self.at)
+    @rule(data=st.data(), open=st.booleans())
+    def node_open(self, data: Any, open: bool) -> None:
+        node = data.draw(st.sampled_from(sorted(self.at)))
+        store = self.replicas[self.at[node]].store
+        assert self.do(store.node_open(node, self.epochs[node], open))
+        assert not self.do(store.node_open(node, self.epochs[node] - 1, open))
+
+    @precondition(lambda self: self.at)
+    @rule(data=st.data())
+    def node_gone(self, data: Any) -> None:
+        node = data.draw(st.sampled_from(sorted(self.at)))
+        lost = self.do(self.replicas[0].store.look()).nodes[node].sessions
+        assert self.do(self.replicas[self.at.pop(node)].store.node_gone(node, self.epochs[node]))
+        for session in lost:
+            self.forget(session)
+
+    @invariant()
+    def rules_hold(self) -> None:
+        view = self.do(self.replicas[1].store.look())
+        assert set(view.sessions) | set(view.line) | set(view.away) == set(self.owner)
+        assert not set(view.sessions) & (set(view.line) | set(view.away))
+        for node in view.nodes.values():
+            assert len(node.sessions) <= node.capacity
+            assert all(view.sessions[session].node == node.id for session in node.sessions)
+        free = {node.id for node in view.nodes.values() if node.open and len(node.sessions) < node.capacity}
+        for session in view.line:
+            assert not free - {self.excluded.get(session, "")}, f"{session} waits beside {free}"
+        for session, held in view.sessions.items():
+            assert held.owner == self.replicas[self.owner[session]].engine.replica
+            assert held.live == (session in self.live)
+
+    @invariant()
+    def places_follow_the_line(self) -> None:
+        view = self.do(self.replicas[0].store.look())
+        places = {**self.do(self.replicas[0].store.places()), **self.do(self.replicas[1].store.places())}
+        assert places == {session: place for place, session in enumerate(view.line, 1)} | dict.fromkeys(view.away, 0)
+
+    def teardown(self) -> None:
+        """In the end, whoever was told anything last was told what is so."""
+        view = self.do(self.replicas[0].store.look())
+        for number, replica in enumerate(self.replicas):
+            for wake in replica.wakes:
+                assert wake.news in (News.GRANTED, News.LOST, News.ORPHAN)
+            mine = [session for session, held in view.sessions.items() if self.owner[session] == number]
+            for session in mine:
+                assert self.do(replica.store.reserve(session)) == Grant(
+                    view.sessions[session].node, self.epochs[view.sessions[session].node]
+                )
+        for replica in self.replicas:
+            self.do(replica.engine.close())
+        self.loop.close()
+
+
+@pytest.mark.parametrize("kind", ["memory", "redis"])
+def test_any_order_of_calls(kind, request):
+    if kind == "redis":
+        pytest.importorskip("redis")
+        from rtcbridge.drivers.engine.redis_engine import RedisEngine
+
+        server = request.getfixturevalue("shared_server")
+
+    async def make() -> list[Any]:
+        if kind == "memory":
+            hub = MemoryHub()
+            return [MemoryEngine(hub), MemoryEngine(hub)]
+        flush(server)
+        url = parse_engine_url(server.url)
+        first = RedisEngine(url)
+        await first.start([POOL], lambda *_: None, lambda *_: None)
+        await first.pipe.call("HDEL", f"{first.store(POOL).prefix}meta", "recover")
+        await first.close()
+        return [RedisEngine(url, lease=30.0), RedisEngine(url, lease=30.0)]
+
+    machine = type("Machine", (Machine,), {"make": staticmethod(make)})
+    examples = 60 if kind == "memory" else 12
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=30,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            phases=list(Phase) if kind == "memory" else [Phase.generate],
+        ),
+    )
