@@ -301,3 +301,4 @@ class CloudProvider:
             cloud.calls.remove(call)
             if not call.done and operation != "list" and (call.answer.cancelled() or not call.answer.done()):
                 cloud.strays.append((operation, node))  # on its way, with nobody left to hear of it
+                cloud.strays.sort()  # tasks that are cancelled together end in no order that is always the same

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zlib
 from typing import Any
 
 from gateway.proof.model import Model
@@ -38,8 +39,8 @@ class Copies:
     def take(self, model: Model) -> bytes:
         file = io.BytesIO()
         self._pickler(file, protocol=5).dump(model)
-        return file.getvalue()
+        return zlib.compress(file.getvalue(), 1)
 
     def restore(self, snapshot: bytes) -> Model:
-        model: Model = self._unpickler(io.BytesIO(snapshot)).load()
+        model: Model = self._unpickler(io.BytesIO(zlib.decompress(snapshot))).load()
         return model

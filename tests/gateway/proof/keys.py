@@ -1,10 +1,13 @@
 """Who is who, in tests without a store of keys."""
 
+import hashlib
+
 from rtcbridge.ports import Identity
 
 CLIENT_KEY, NODE_KEY = "sk_client", "nk_node"
 _CLIENTS = {CLIENT_KEY: "TEST01", "sk_other": "TEST02"}
 CLIENT_KEYS = list(_CLIENTS)  # of one project each
+TAG = hashlib.blake2b(b"token-", digest_size=3).hexdigest()  # by which the reconciler knows its own machines
 NODE_KEYS = {"p": NODE_KEY, "q": "nk_q"}  # by pool
 
 

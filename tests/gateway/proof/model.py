@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from gateway.proof import stand_ins
 from gateway.proof.cloud import Agent, Cloud
-from gateway.proof.keys import CLIENT_KEYS, NODE_KEYS, FixedKeys
+from gateway.proof.keys import CLIENT_KEYS, NODE_KEYS, TAG, FixedKeys
 from gateway.proof.ledger import Disk
 from gateway.proof.sockets import ClientWire, NodeWire
 from gateway.proof.stand_ins import Clock, NoWheel, Operation, PromptLedger, PromptProvider, drive
@@ -28,7 +28,7 @@ from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.ports import NodeRow
 
 _LONG_AGO = -1.0  # when every node came into its state: before the last list, and after its deadline was set
-_STOPPED = "p-000000-00000000"  # an id as the reconciler makes them
+_STOPPED = f"p-{TAG}-00000000"  # an id as the reconciler makes them
 _MOMENT = 1.0  # seconds: an empty node is idle for long enough, a refused operation is tried again
 
 _AWAY = frozenset({State.AWAY, State.SUSPENDED, State.DETACHED})

@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import LogCapture
 
 from gateway.proof.cloud import Agent, Cloud, CloudProvider, Outcome
-from gateway.proof.keys import CLIENT_KEYS, NODE_KEY, FixedKeys
+from gateway.proof.keys import CLIENT_KEYS, NODE_KEY, TAG, FixedKeys
 from gateway.proof.ledger import Disk, MemoryLedger
 from gateway.proof.loop import ManualLoop
 from gateway.proof.sockets import ClientWire, NodeWire
@@ -109,12 +109,13 @@ class World:
         self._stack = ExitStack()
         self._enter()
         for number in range(stopped):
-            self._leave_a_stopped_node(f"p-000000-{number:08x}")
+            self._leave_a_stopped_node(f"p-{TAG}-{number:08x}")
         self._boot()
+        assert self.reconciler._tag == TAG, "the machines that are there at the beginning are nobody's"
 
     def _enter(self) -> None:
         """Let ids be the same in each run, and read the log instead of printing it."""
-        numbers = count(1)
+        numbers = count(16)  # behind those that are there at the beginning
         hexes: Iterator[str] = (f"{number:020x}" for number in count(1))
         self._stack.enter_context(patch("secrets.token_hex", lambda size: f"{next(numbers):0{2 * size}x}"))
         self._stack.enter_context(patch("rtcbridge.gateway.bridge._random", hexes))
@@ -175,7 +176,7 @@ class World:
             customer.socket.is_up = False
         self.customers.clear()
         wrong = list(self.wrong)
-        for task in asyncio.all_tasks(self.loop):
+        for task in sorted(asyncio.all_tasks(self.loop), key=asyncio.Task.get_name):
             task.cancel()
         self.loop.advance()
         self.loop.close()
