@@ -20,9 +20,10 @@ CONFIG = """
 [store]
 url = "{url}"
 [sessions]
-resume_grace = 1.0
+resume_grace = 8
 [nodes]
 heartbeat = 0.2
+missed = 40
 [[pools]]
 provider = "static"
 """
