@@ -235,13 +235,7 @@ def _show_pools(rows: Sequence[PoolView], args: argparse.Namespace) -> None:
     show(
         rows,
         {
-            "POOL": lambda row: row.name,
-            "PROVIDER": lambda row: row.provider,
-            "SLOTS A NODE": lambda row: row.slots,
-            "MIN READY": lambda row: row.min_ready,
-            "NODES": lambda row: f"{sum(row.nodes.values())}/{'-' if row.max_nodes is None else row.max_nodes}",
-            "STATES": lambda row: ", ".join(f"{count} {state}" for state, count in sorted(row.nodes.items())),
-            "SESSIONS": lambda row: row.sessions,
+            **offline.POOL_COLUMNS,
             "FREE": lambda row: row.free,
             "LINE": lambda row: row.waiting,
             "ETA": lambda row: "" if row.eta is None else span(row.eta),

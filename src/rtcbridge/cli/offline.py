@@ -8,6 +8,8 @@ import contextlib
 import json
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -30,6 +32,18 @@ class _Pool(msgspec.Struct, frozen=True, kw_only=True):
     max_nodes: int | None  # None: a static pool has no such bound
     nodes: dict[str, int]  # how many are in each state
     sessions: int
+
+
+# Of a pool as the store has it, and the first ones of a pool as a running bridge shows it.
+POOL_COLUMNS: Mapping[str, Callable[[Any], object]] = {
+    "POOL": lambda row: row.name,
+    "PROVIDER": lambda row: row.provider,
+    "SLOTS A NODE": lambda row: row.slots,
+    "MIN READY": lambda row: row.min_ready,
+    "NODES": lambda row: f"{sum(row.nodes.values())}/{'-' if row.max_nodes is None else row.max_nodes}",
+    "STATES": lambda row: ", ".join(f"{count} {state}" for state, count in sorted(row.nodes.items())),
+    "SESSIONS": lambda row: row.sessions,
+}
 
 
 def _read(settings: config.Config) -> tuple[list[NodeRow], list[SessionRow]]:
@@ -114,16 +128,4 @@ def pools(settings: config.Config, args: argparse.Namespace) -> None:
         )
         for pool in _in_force(settings)
     ]
-    show(
-        rows,
-        {
-            "POOL": lambda row: row.name,
-            "PROVIDER": lambda row: row.provider,
-            "SLOTS A NODE": lambda row: row.slots,
-            "MIN READY": lambda row: row.min_ready,
-            "NODES": lambda row: f"{sum(row.nodes.values())}/{'-' if row.max_nodes is None else row.max_nodes}",
-            "STATES": lambda row: ", ".join(f"{count} {state}" for state, count in sorted(row.nodes.items())),
-            "SESSIONS": lambda row: row.sessions,
-        },
-        as_json=args.json,
-    )
+    show(rows, POOL_COLUMNS, as_json=args.json)
