@@ -183,6 +183,10 @@ class Ledger(Protocol):
         """Return the sessions that started and did not end."""
         ...
 
+    def session(self, session: str) -> SessionRow | None:
+        """Return one session; None if it was never recorded. May be called from any thread."""
+        ...
+
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first."""
         ...

@@ -76,6 +76,11 @@ class Engine(Struct, frozen=True, kw_only=True):
 
     url: EngineUrl = "memory://"
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other bridges may share it."""
+        return self.url != "memory://"
+
 
 class IceServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One STUN or TURN server, with the fields of the W3C's `RTCIceServer`."""

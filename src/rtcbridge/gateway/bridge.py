@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -36,14 +36,17 @@ from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
-from rtcbridge.gateway.links import Link, Socket
+from rtcbridge.gateway.links import Link, Socket, Way
 from rtcbridge.gateway.recent import RecentCount
 from rtcbridge.gateway.timers import Lane, Timer, TimerWheel
 from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
 
+if TYPE_CHECKING:
+    from rtcbridge.gateway.shared.routes import Route
+
 log = structlog.get_logger(__name__)
 
-_REDIAL = 8.0  # seconds after a restart in which nodes dial in again; the agent pauses up to 5 between two tries
+REDIAL = 8.0  # seconds after a restart in which nodes dial in again; the agent pauses up to 5 between two tries
 _POLL_KEYS = 0.2  # seconds between looks for keys that another process revoked
 
 
@@ -51,7 +54,8 @@ class Entry:
     """A session with what the gateway knows of it: its client's socket, its pool, its next deadline."""
 
     __slots__ = (
-        "begun", "client", "delivered", "due", "link", "pool", "prefix", "project", "session", "target", "timer",
+        "begun", "client", "delivered", "due", "link", "pool", "prefix", "project", "route", "session", "target",
+        "timer",
     )  # fmt: skip
 
     def __init__(self, session: Session, pool: Pool, project: str, client: "Client | None") -> None:
@@ -61,7 +65,8 @@ class Entry:
         self.client = client
         self.prefix = CANDIDATE_PREFIX[Dialect.FLAT]  # what stands before a candidate for the client
         self.target = messages.node_candidate_prefix(session.id)  # and before one for the node
-        self.link: Link | None = None  # set while candidates go straight between client and node
+        self.link: Way | None = None  # set while candidates go straight between client and node
+        self.route: Route | None = None  # where several bridges share the pool
         self.timer: Timer | Lane | None = None
         self.due = inf
         self.begun = False  # the ledger and the node know of it
@@ -85,6 +90,7 @@ class Bridge:
         ledger: Keeps nodes and sessions across restarts.
         wheel: Timers.
         clock: Monotonic seconds.
+        pools: What is there instead of pools of this process alone.
     """
 
     def __init__(
@@ -94,6 +100,7 @@ class Bridge:
         ledger: Ledger,
         wheel: TimerWheel,
         clock: Callable[[], float],
+        pools: Pools | None = None,
     ) -> None:
         self.config = config
         self.auth = auth
@@ -103,7 +110,7 @@ class Bridge:
         self.wall = time.time
         self.session_spec = session_spec(config)
         self.silence = config.nodes.heartbeat * config.nodes.missed
-        self.pools = Pools(config.pool_specs(), config.project_specs())
+        self.pools = Pools(config.pool_specs(), config.project_specs()) if pools is None else pools
         self.nodes: dict[str, tuple[Pool, Node]] = {}
         self.links: dict[str, Link] = {}
         self.sessions: dict[str, Entry] = {}
@@ -127,7 +134,7 @@ class Bridge:
                 log.warning("node of a pool that is no longer configured is left alone", node=row.id, pool=row.pool)
                 continue
             node = restored_node(row, pool.spec, now, self.wall())
-            node.heard = now + max(0.0, _REDIAL - self.silence)
+            node.heard = now + max(0.0, REDIAL - self.silence)
             self.add_node(pool, node)
         for open_session in self.ledger.open_sessions():
             self._adopt(open_session, now)
@@ -216,7 +223,7 @@ class Bridge:
         before = session.state
         self._perform(entry, session.receive(source, event, now), now)
         if session.state is not before:
-            entry.link = self.links.get(session.node) if session.relaying else None
+            entry.link = self.way(entry, session.node) if session.relaying else None
             self._reschedule(entry, now)
         if self._unsettled and not self._settling:
             self._settle_all()
@@ -227,8 +234,8 @@ class Bridge:
                 if entry.client is not None:
                     entry.client.send(effect.data)
             elif isinstance(effect, SendNode):
-                if (link := self.links.get(effect.node)) is not None:
-                    link.send(effect.data)
+                if (way := self.way(entry, effect.node)) is not None:
+                    way.send(effect.data)
             elif isinstance(effect, Begin):
                 self._begin(entry, effect.node, now)
             elif isinstance(effect, End):
@@ -297,9 +304,7 @@ class Bridge:
         session, pool, client = entry.session, entry.pool, entry.client
         if entry.begun:
             self.ledger.session_ended(session.id, self.wall(), effect.reason)
-            _, node = self.nodes.get(session.node, (None, None))
-            if node is not None and node.state in UP:
-                self.links[node.id].send(messages.encode(messages.SessionEnd(session.id, effect.reason)))
+            self._end_on_node(entry, effect.reason)
         pool.leave(session.id, now)
         self.sessions.pop(session.id, None)
         self._touched(pool)
@@ -312,6 +317,16 @@ class Bridge:
             self._unsettled[pool.spec.name] = pool
         if self._verbose:
             log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
+
+    def way(self, entry: Entry, node: str) -> Way | None:
+        """The way of a session's messages to a node; None if the node is gone."""
+        return self.links.get(node)
+
+    def _end_on_node(self, entry: Entry, reason: str) -> None:
+        """Tell the node of a session that it has ended, if that can still reach it."""
+        _, node = self.nodes.get(entry.session.node, (None, None))
+        if node is not None and node.state in UP:
+            self.links[node.id].send(messages.encode(messages.SessionEnd(entry.session.id, reason)))
 
     def _reschedule(self, entry: Entry, now: float) -> None:
         """Have the timer go off at the session's deadline, or before: then it is set anew."""

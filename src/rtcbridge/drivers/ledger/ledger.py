@@ -114,6 +114,11 @@ class LedgerReader:
             query = query.where(sessions.c.pool == pool)
         return [SessionRow(**row) for row in self._database.read(query)]
 
+    def session(self, session: str) -> SessionRow | None:
+        """Return one session; None if it was never recorded. Raises LedgerError."""
+        rows = self._database.read(sa.select(sessions).where(sessions.c.id == session, sessions.c.project != ""))
+        return SessionRow(**rows[0]) if rows else None
+
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first. Raises LedgerError."""
         query = sa.select(sessions).where(sessions.c.project != "").order_by(sessions.c.started.desc()).limit(limit)

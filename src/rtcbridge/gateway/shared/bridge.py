@@ -1,0 +1,372 @@
+"""The bridge of a replica: sessions of its own clients, and messages for those of others."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+import structlog
+
+from rtcbridge.config import Config
+from rtcbridge.core import messages
+from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.node import Node
+from rtcbridge.core.pool import Pool
+from rtcbridge.core.pools import Pools
+from rtcbridge.core.projects import Projects
+from rtcbridge.core.session import Session
+from rtcbridge.core.spec import PoolSpec
+from rtcbridge.gateway.bridge import Bridge, Entry
+from rtcbridge.gateway.links import Link, Way
+from rtcbridge.gateway.nodes import confirm, relay
+from rtcbridge.gateway.shared.pool import SharedPool
+from rtcbridge.gateway.shared.routes import Route
+from rtcbridge.gateway.shared.wire import (
+    BACK,
+    CONTROL,
+    FROM_NODE,
+    TO_NODE,
+    Ask,
+    Control,
+    CutNode,
+    DrainNode,
+    Look,
+    MediaIsUp,
+    Verdict,
+    decode_control,
+    encode_control,
+)
+from rtcbridge.gateway.timers import TimerWheel
+from rtcbridge.ports import Authenticator, Ledger
+from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
+
+log = structlog.get_logger(__name__)
+
+_POLL = 0.2  # seconds between looks at the places of those that wait
+_ASK = 1.0  # seconds that a leader has to answer before it is asked again
+_LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
+_SESSION_END = b'{"type":"session_end"'
+
+
+class Guest(msgspec.Struct):
+    """A session of another replica, on a node whose socket is here. `owner` is "" while nobody has spoken for it."""
+
+    owner: str
+    node: str
+
+
+class SharedBridge(Bridge):
+    """See `Bridge`; the pools are shared through an engine.
+
+    Args:
+        engine: What the replicas share.
+
+    Attributes:
+        guests: Sessions of other replicas with a node here.
+        leaders: The replica that leads each pool, as far as it is known.
+        judge: Says whether a node may register; the reconciler's, where this replica leads.
+        look: Has the plan of a pool made anew; the same.
+    """
+
+    pools: Pools
+
+    def __init__(
+        self,
+        config: Config,
+        auth: Authenticator,
+        ledger: Ledger,
+        wheel: TimerWheel,
+        clock: Callable[[], float],
+        engine: Engine,
+    ) -> None:
+        ranks = {project.id: project.priority for project in config.project_specs()}
+
+        def make(spec: PoolSpec, projects: Projects | None, stirred: Callable[[str], object]) -> Pool:
+            return SharedPool(spec, stirred, engine.store(spec.name), ranks)
+
+        super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
+        self.engine = engine
+        self.guests: dict[str, Guest] = {}
+        self.leaders: dict[str, str] = {}
+        self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
+        self.look: Callable[[str], object] = lambda pool: None
+        self._led = asyncio.Condition()
+        self._asked: dict[int, asyncio.Future[Verdict]] = {}
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._polling: set[str] = set()
+        for pool in self.shared_pools():
+            pool.arrived = self.settle
+            pool.nudge = self.nudge
+
+    @property
+    def me(self) -> str:
+        """The address of this replica."""
+        return self.engine.bus.address
+
+    def shared_pools(self) -> Iterator[SharedPool]:
+        """The pools, as what they are here."""
+        for pool in self.pools.values():
+            assert isinstance(pool, SharedPool)
+            yield pool
+
+    def shared_pool(self, name: str) -> SharedPool:
+        """One of them. Raises KeyError."""
+        pool = self.pools[name]
+        assert isinstance(pool, SharedPool)
+        return pool
+
+    def take_in(self, pool: Pool, node: Node) -> None:
+        """Take in a node of a pool that this replica leads; its socket may be anywhere."""
+        pool.add(node)
+        self.nodes[node.id] = (pool, node)
+
+    def add_node(self, pool: Pool, node: Node) -> Link:
+        """See `Bridge`; the link that is returned leads nowhere."""
+        self.take_in(pool, node)
+        return Link(node.id, 0)
+
+    def drop_node(self, node: Node) -> None:
+        """See `Bridge`; the end of the leader's round closes its socket."""
+        self.nodes.pop(node.id, None)
+
+    def restore(self) -> None:
+        """Nodes are the leader's to restore; sessions, those of whoever has their node."""
+        self._poll_keys()
+
+    async def join(self) -> None:
+        """Join the other replicas. Raises EngineError."""
+        await self.engine.start(list(self.pools), self.woken, self.received)
+
+    async def wait_led(self) -> None:
+        """Wait until every pool is led by somebody. Raises EngineError."""
+        try:
+            async with asyncio.timeout(_LED):
+                for name in self.pools:
+                    await self.leader(name)
+        except TimeoutError:
+            raise EngineError("no bridge leads the pools: is every bridge started with the same pools?") from None
+
+    async def part(self) -> None:
+        """Leave the other replicas."""
+        for pool in self.shared_pools():
+            await pool.calls.close(1.0)
+        for task in self._tasks:
+            task.cancel()
+        await self.engine.close()
+
+    def do(self, what: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background."""
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- from sessions to nodes ---
+
+    def way(self, entry: Entry, node: str) -> Way | None:
+        """The node's link if that is here, else a way that leads there."""
+        pool = entry.pool
+        assert isinstance(pool, SharedPool)
+        route = entry.route
+        if route is None or route.node != node:
+            route = Route(entry.session.id, node, self.engine.bus, self.links.get, self.config.server.node_outbox)
+            entry.route = route
+            if (grant := pool.grants.get(entry.session.id)) is not None and grant.node == node:
+                route.move(grant.replica, grant.epoch)
+        return route.link or route
+
+    def _begin(self, entry: Entry, node: str, now: float) -> None:
+        pool = entry.pool
+        assert isinstance(pool, SharedPool)
+        pool.begun(entry.session.id)
+        super()._begin(entry, node, now)
+        entry.delivered = True
+
+    def _end_on_node(self, entry: Entry, reason: str) -> None:
+        session = entry.session
+        if entry.route is not None and entry.route.node == session.node and entry.route.replica:
+            entry.route.send(messages.encode(messages.SessionEnd(session.id, reason)))
+        self.engine.bus.forget(session.id)
+
+    def moved(self, pool: SharedPool, node: str, replica: str, epoch: int, session: str = "") -> None:
+        """A node has a socket at this replica now, or at none: tell the ways of its sessions here."""
+        for id in [session] if session else list(pool.on_node.get(node, ())):
+            if (grant := pool.grants.get(id)) is not None:
+                pool.grants[id] = Grant(node, epoch, replica)
+            entry = self.sessions.get(id)
+            if grant is None or entry is None or entry.route is None or entry.route.node != node:
+                continue
+            if epoch >= entry.route.epoch:
+                entry.route.move(replica, epoch)
+                entry.link = self.way(entry, node) if entry.session.relaying else None
+
+    # --- what the engine brings ---
+
+    def woken(self, name: str, wake: Wake) -> None:
+        """Take news from the engine."""
+        pool = self.shared_pool(name)
+        match wake.news:
+            case News.GRANTED:
+                pool.granted(wake.session, Grant(wake.node, wake.epoch, wake.replica))
+            case News.LOST:
+                pool.lost(wake.session)
+            case News.MOVED:
+                self.moved(pool, wake.node, wake.replica, wake.epoch, wake.session)
+            case News.ORPHAN:
+                self.do(self._adopt_orphan(pool, wake))
+            case News.REPLACED:
+                if (link := self.links.get(wake.node)) is not None:
+                    link.cut(CloseCode.POLICY, "replaced by a newer connection")
+
+    def received(self, origin: str, packet: Packet) -> None:
+        """Take a message from another replica."""
+        kind, rest = packet.direction[0], packet.direction[1:]
+        if kind == CONTROL:
+            self._control(origin, decode_control(packet.data))
+        elif kind == TO_NODE:
+            self._to_node(origin, rest.partition("|")[0], packet)
+        elif kind == FROM_NODE:
+            self._from_node(packet.session, rest, packet.data)
+        elif kind == BACK and (entry := self.sessions.get(packet.session)) is not None and entry.route is not None:
+            entry.route.came_back(packet.term, packet.data)
+
+    def _to_node(self, owner: str, node: str, packet: Packet) -> None:
+        session, data = packet.session, packet.data
+        link = self.links.get(node)
+        if link is None:
+            self.engine.bus.send(owner, session, f"{BACK}{node}|{self.me}", data, term=packet.term)
+            return
+        self.guests[session] = Guest(owner, node)
+        link.send(data)
+        if data.startswith(_SESSION_END):
+            del self.guests[session]
+            self.engine.bus.forget(session)
+
+    def _from_node(self, session: str, node: str, data: bytes) -> None:
+        entry = self.sessions.get(session)
+        if entry is None or entry.session.node != node:
+            return
+        if (candidate := messages.node_candidate_text(data)) is not None and entry.link is not None:
+            if entry.client is not None:
+                entry.client.send_between(entry.prefix, candidate[1], b"}")
+            return
+        try:
+            message = messages.decode_node(data)
+        except ProtocolError as error:
+            log.warning("bad message of a node", node=node, error=str(error))
+        else:
+            relay(self, node, message)  # type: ignore[arg-type]  # heartbeats do not come this way
+
+    # --- sessions whose owner has died ---
+
+    async def _adopt_orphan(self, pool: SharedPool, wake: Wake) -> None:
+        """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
+        session, node = wake.session, wake.node
+        try:
+            row = await asyncio.to_thread(self.ledger.session, session)
+            if row is None or row.ended is not None:
+                await pool.store.release(session)
+                self.end_guest(session, node, "unknown")
+                return
+            if session in self.sessions or not await pool.store.hold(session, node, wake.epoch):
+                return
+        except EngineError as error:
+            log.warning("a session without an owner could not be taken over", session=session, error=str(error))
+            return
+        now = self.clock()
+        entry = Entry(Session.adopted(session, node, self.session_spec, now), pool, row.project, None)
+        if self.session_spec.max_session:
+            entry.session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
+        entry.begun = entry.delivered = True
+        self.sessions[session] = entry
+        self.guests.pop(session, None)
+        pool.hold(session, Grant(node, wake.epoch, self.me))
+        self.way(entry, node)
+        self._reschedule(entry, now)
+        log.info("session taken over", session=session, node=node)
+
+    def end_guest(self, session: str, node: str, reason: str) -> None:
+        """Tell a node here that a session has ended of which nobody knows."""
+        self.guests.pop(session, None)
+        if (link := self.links.get(node)) is not None:
+            link.send(messages.encode(messages.SessionEnd(session, reason)))
+
+    # --- leaders ---
+
+    def tell(self, replica: str, message: Control) -> None:
+        """Say something to another replica, or to this one."""
+        if replica == self.me:
+            self._control(replica, message)
+        elif replica:
+            self.engine.bus.send(replica, f"{CONTROL}{self.me}", CONTROL, encode_control(message))
+
+    def _control(self, origin: str, message: Control) -> None:
+        match message:
+            case Look(pool=pool):
+                self.look(pool)
+            case Ask():
+                if (verdict := self.judge(message)) is not None:
+                    self.tell(origin, verdict)
+            case Verdict(number=number):
+                if (asked := self._asked.pop(number, None)) is not None and not asked.done():
+                    asked.set_result(message)
+            case DrainNode() | CutNode():
+                self._on_node(message)
+            case MediaIsUp(node=node, sessions=sessions):
+                confirm(self, node, sessions)
+
+    def _on_node(self, message: DrainNode | CutNode) -> None:
+        link = self.links.get(message.node)
+        if link is None or link.epoch != message.epoch:
+            return
+        if isinstance(message, CutNode):
+            link.cut(CloseCode(message.code), message.reason)
+        else:
+            link.send(messages.DRAIN)
+
+    async def led(self, pool: str, leader: str) -> None:
+        """Note who leads a pool."""
+        if self.leaders.get(pool) != leader:
+            async with self._led:
+                self.leaders[pool] = leader
+                self._led.notify_all()
+
+    async def leader(self, pool: str) -> str:
+        """Return who leads a pool; wait until somebody does."""
+        async with self._led:
+            await self._led.wait_for(lambda: self.leaders.get(pool))
+            return self.leaders[pool]
+
+    async def ask(self, pool: str, node: str, *, managed: bool, capacity: int, labels: dict[str, Any]) -> Verdict:
+        """Ask the leader of a pool whether a node may register, again and again until one answers."""
+        while True:
+            number = next(self._numbers)
+            answer = self._asked[number] = asyncio.get_running_loop().create_future()
+            ask = Ask(number=number, pool=pool, node=node, managed=managed, capacity=capacity, labels=labels)
+            self.tell(await self.leader(pool), ask)
+            try:
+                async with asyncio.timeout(_ASK):
+                    return await answer
+            except TimeoutError:
+                self._asked.pop(number, None)
+
+    def nudge(self, pool: Pool) -> None:
+        """Somebody waits: the leader should know, and the places are to be looked at from time to time."""
+        name = pool.spec.name
+        if leader := self.leaders.get(name):
+            self.tell(leader, Look(name))
+        if name not in self._polling:
+            self._polling.add(name)
+            self.do(self._poll_places(self.shared_pool(name)))
+
+    async def _poll_places(self, pool: SharedPool) -> None:
+        while pool.waiting_here:
+            await asyncio.sleep(_POLL)
+            try:
+                places = await pool.store.places()
+            except EngineError:
+                continue
+            for session, place in places.items():
+                pool.placed(session, place)
+        self._polling.discard(pool.spec.name)
