@@ -121,6 +121,7 @@ class NodeRow(Struct, frozen=True, kw_only=True):
     reason: str = ""  # why it failed, in words
     labels: str = "{}"  # JSON
     ordered: str = ""  # what somebody wants of it: "stop", "destroy", or nothing
+    fence: int = 0  # the token of the leader that wrote it; a row with a higher one stays as it is
 
 
 class SessionRow(Struct, frozen=True, kw_only=True):
@@ -157,6 +158,13 @@ class Ledger(Protocol):
 
     def nodes(self) -> Sequence[NodeRow]:
         """Return every stored node."""
+        ...
+
+    def take_nodes(self, pool: str, fence: int) -> Sequence[NodeRow]:
+        """Return every stored node of a pool, and let nobody with a lower fence write them from now on.
+
+        May be called from any thread. Raises LedgerError.
+        """
         ...
 
     async def save_override(self, row: OverrideRow) -> None:

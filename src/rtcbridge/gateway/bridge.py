@@ -392,6 +392,10 @@ class Bridge:
         else:
             await self.ledger.save_node(self._row(node))
 
+    def fence(self, pool: str) -> int:
+        """The token with which rows of a pool's nodes are written; one that is alone needs none."""
+        return 0
+
     def _row(self, node: Node) -> NodeRow:
         return NodeRow(
             id=node.id,
@@ -405,6 +409,7 @@ class Bridge:
             reason=node.reason,
             labels=json.dumps(node.labels),
             ordered=node.order.value,
+            fence=self.fence(node.spec.name),
         )
 
     def overview(self) -> list[Mapping[str, Any]]:

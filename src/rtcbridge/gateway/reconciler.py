@@ -127,6 +127,10 @@ class Reconciler:
         """Whether this is who performs the plan of a pool."""
         return True
 
+    async def _may(self, pool: Pool) -> bool:
+        """Whether the provider may be asked for something now."""
+        return True
+
     async def _round(self, pool: Pool) -> None:
         bridge = self._bridge
         now = bridge.clock()
@@ -241,7 +245,7 @@ class Reconciler:
         launch = Launch(node.id, pool.spec.name, self._url, self._bridge.auth.node_token(node.id))
         reason, self._operations[node.id].began = "", self._bridge.clock()
         try:
-            if OPERATIONS.get(node.state) != operation:
+            if not await self._may(pool) or OPERATIONS.get(node.state) != operation:
                 return  # its deadline passed while the intent was being stored
             async with asyncio.timeout(duration(node.state, pool.spec)):
                 await getattr(provider, operation)(launch)

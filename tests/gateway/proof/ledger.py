@@ -127,6 +127,12 @@ class MemoryLedger:
     def nodes(self) -> Sequence[NodeRow]:
         return [self.disk.nodes[id] for id in sorted(self.disk.nodes)]
 
+    def take_nodes(self, pool: str, fence: int) -> Sequence[NodeRow]:
+        return [row for row in self.nodes() if row.pool == pool]
+
+    def session(self, session: str) -> SessionRow | None:
+        return self.disk.sessions.get(session)
+
     def open_sessions(self) -> Sequence[SessionRow]:
         open_ones = [row for row in self.disk.sessions.values() if row.ended is None]
         return sorted(open_ones, key=lambda row: row.started)

@@ -150,6 +150,16 @@ class SessionLedger(LedgerReader):
         """Write one node; durable when it returns. Raises LedgerError."""
         await self._written(nodes={row.id: row})
 
+    def take_nodes(self, pool: str, fence: int) -> Sequence[NodeRow]:
+        """Return the nodes of a pool; a lower fence writes none of them from now on. Raises LedgerError."""
+        mine = sa.and_(nodes.c.pool == pool, nodes.c.fence < fence)
+        try:
+            with self._database.engine.begin() as connection:
+                connection.execute(nodes.update().where(mine).values(fence=fence))
+        except sa.exc.DBAPIError as error:
+            raise self._database.error(error) from None
+        return [row for row in self.nodes() if row.pool == pool]
+
     async def delete_node(self, node: str) -> None:
         """Forget one node; durable when it returns. Raises LedgerError."""
         await self._written(nodes={node: None})

@@ -65,6 +65,7 @@ class SharedBridge(Bridge):
     Attributes:
         guests: Sessions of other replicas with a node here.
         leaders: The replica that leads each pool, as far as it is known.
+        tokens: Of the pools that this replica leads, by pool.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
         look: Has the plan of a pool made anew; the same.
     """
@@ -89,6 +90,7 @@ class SharedBridge(Bridge):
         self.engine = engine
         self.guests: dict[str, Guest] = {}
         self.leaders: dict[str, str] = {}
+        self.tokens: dict[str, int] = {}
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
         self.look: Callable[[str], object] = lambda pool: None
         self._led = asyncio.Condition()
@@ -116,6 +118,10 @@ class SharedBridge(Bridge):
         pool = self.pools[name]
         assert isinstance(pool, SharedPool)
         return pool
+
+    def fence(self, pool: str) -> int:
+        """See `Bridge`."""
+        return self.tokens.get(pool, 0)
 
     def take_in(self, pool: Pool, node: Node) -> None:
         """Take in a node of a pool that this replica leads; its socket may be anywhere."""

@@ -44,7 +44,6 @@ class SharedReconciler(Reconciler):
     def __init__(self, bridge: SharedBridge, providers: Mapping[str, Provider], url: str) -> None:
         super().__init__(bridge, providers, url)
         self._shared = bridge
-        self._tokens: dict[str, int] = {}  # of the pools that this replica leads
         self._drained: dict[str, int] = {}  # the epoch under which a node was told to drain
         self._supply: dict[str, tuple[int, str]] = {}
         self._woken: dict[str, int] = dict.fromkeys(bridge.pools, 0)
@@ -57,10 +56,19 @@ class SharedReconciler(Reconciler):
         super().wake(pool)
 
     def _acts(self, pool: Pool) -> bool:
-        return pool.spec.name in self._tokens
+        return pool.spec.name in self._shared.tokens
 
     def _next_due(self, pool: Pool, now: float) -> float:
         return now + _ROUND if not self._acts(pool) else min(now + _ROUND, super()._next_due(pool, now))
+
+    async def _may(self, pool: Pool) -> bool:
+        """Ask once more right before the provider is: this replica may have been frozen since."""
+        assert isinstance(pool, SharedPool)
+        try:
+            lead = await pool.store.lead()
+        except EngineError:
+            return False
+        return bool(lead.token) and lead.token == self._shared.tokens.get(pool.spec.name)
 
     # --- may a node register? ---
 
@@ -114,19 +122,18 @@ class SharedReconciler(Reconciler):
         name = pool.spec.name
         lead = await pool.store.lead()
         if not lead.token:
-            if self._tokens.pop(name, None) is not None:
+            if self._shared.tokens.pop(name, None) is not None:
                 log.warning("another replica leads the pool now", pool=name, leader=lead.leader)
                 self._give_up(pool)
-        elif self._tokens.get(name) != lead.token:
-            rows = await asyncio.to_thread(self._bridge.ledger.nodes)
+        elif self._shared.tokens.get(name) != lead.token:
+            rows = await asyncio.to_thread(self._bridge.ledger.take_nodes, name, lead.token)
             self._give_up(pool)
             now, bridge = self._bridge.clock(), self._shared
             for row in rows:
-                if row.pool == name:
-                    node = restored_node(row, pool.spec, now, bridge.wall())
-                    node.heard = now + max(0.0, REDIAL - bridge.silence)
-                    bridge.take_in(pool, node)
-            self._tokens[name] = lead.token
+                node = restored_node(row, pool.spec, now, bridge.wall())
+                node.heard = now + max(0.0, REDIAL - bridge.silence)
+                bridge.take_in(pool, node)
+            self._shared.tokens[name] = lead.token
             log.info("leads the pool", pool=name, nodes=len(pool.nodes))
         await self._shared.led(name, self._shared.me if lead.token else lead.leader)
         return bool(lead.token)
@@ -205,7 +212,7 @@ class SharedReconciler(Reconciler):
         before, cause = self._supply.get(name, (0, ""))
         cause = "" if supply > before else pool.cause or cause
         self._supply[name] = supply, cause
-        await pool.store.publish(self._tokens.get(name, 0), supply, cause)
+        await pool.store.publish(self._shared.tokens.get(name, 0), supply, cause)
 
     def _tell_link(self, node: Node) -> None:
         """The end of a round does that, wherever the socket is."""
