@@ -38,6 +38,7 @@ class Server(Struct, frozen=True, kw_only=True):
     node_outbox: Bytes = 16_777_216
     ping_interval: Seconds = 20.0
     ping_timeout: Seconds = 20.0
+    drain_timeout: SecondsOrZero = 0.0
     shutdown_timeout: Seconds = 10.0
 
 

@@ -120,8 +120,16 @@ class Server:
             log.error("certificate not reloaded", file=server.tls_cert, error=str(error))
 
     async def stop(self) -> None:
-        """Close all sockets with 1012 and stop. Nodes and live media go on."""
+        """Close all sockets with 1012 and stop. Nodes and live media go on.
+
+        Before that, `server.drain_timeout` lets a load balancer see it coming, and `server.shutdown_timeout` lets
+        sessions that are being set up come to their media, where there is another bridge that may have the others.
+        """
         self._ready = False
+        if isinstance(self.bridge, SharedBridge):
+            await asyncio.sleep(self.config.server.drain_timeout)
+            self.listener.stop_accepting()
+            await self.bridge.wait_set_up(self.config.server.shutdown_timeout)
         self._admin.actions = None
         self.bridge.close()
         self._windows.stop()

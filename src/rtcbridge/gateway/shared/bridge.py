@@ -15,7 +15,7 @@ from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.projects import Projects
-from rtcbridge.core.session import Session
+from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec
 from rtcbridge.gateway.bridge import Bridge, Entry
 from rtcbridge.gateway.links import Link, Way
@@ -45,6 +45,10 @@ log = structlog.get_logger(__name__)
 
 _POLL = 0.2  # seconds between looks at the places of those that wait
 _ASK = 1.0  # seconds that a leader has to answer before it is asked again
+_SET_UP = frozenset(
+    {State.ASKED, State.RESERVED, State.CLAIMING, State.OFFERED, State.RETRYING, State.REOFFERED, State.ANSWERED}
+)
+_LOOK = 0.05  # seconds between looks whether those have come to their end
 _LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
 _SESSION_END = b'{"type":"session_end"'
 
@@ -153,6 +157,12 @@ class SharedBridge(Bridge):
                     await self.leader(name)
         except TimeoutError:
             raise EngineError("no bridge leads the pools: is every bridge started with the same pools?") from None
+
+    async def wait_set_up(self, patience: float) -> None:
+        """Wait until no session is on its way to its media, or for so many seconds."""
+        until = self.clock() + patience
+        while self.clock() < until and any(entry.session.state in _SET_UP for entry in self.sessions.values()):
+            await asyncio.sleep(_LOOK)
 
     async def part(self) -> None:
         """Leave the other replicas."""
