@@ -1,6 +1,6 @@
 """The interfaces between the bridge and what it stands on. Drivers implement them; only `cli` picks one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -191,8 +191,11 @@ class Ledger(Protocol):
         """Return the sessions that started and did not end."""
         ...
 
-    def session(self, session: str) -> SessionRow | None:
-        """Return one session; None if it was never recorded. May be called from any thread."""
+    def open_among(self, sessions: Collection[str]) -> Mapping[str, SessionRow]:
+        """Return those of these sessions that started and did not end, by id.
+
+        May be called from any thread. Raises LedgerError.
+        """
         ...
 
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:

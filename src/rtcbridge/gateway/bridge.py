@@ -54,8 +54,8 @@ class Entry:
     """A session with what the gateway knows of it: its client's socket, its pool, its next deadline."""
 
     __slots__ = (
-        "begun", "client", "delivered", "due", "link", "pool", "prefix", "project", "route", "session", "target",
-        "timer",
+        "begun", "client", "delivered", "due", "early", "link", "pool", "prefix", "project", "route", "session",
+        "target", "timer",
     )  # fmt: skip
 
     def __init__(self, session: Session, pool: Pool, project: str, client: "Client | None") -> None:
@@ -69,6 +69,7 @@ class Entry:
         self.route: Route | None = None  # where several bridges share the pool
         self.timer: Timer | Lane | None = None
         self.due = inf
+        self.early: list[bytes] | None = None  # what the client says while the pool is asked, if that takes time
         self.begun = False  # the ledger and the node know of it
         self.delivered = False  # its offer went out on a socket of the node
 

@@ -9,6 +9,7 @@ from rtcbridge.gateway.bridge import Bridge, Client, Entry
 from rtcbridge.gateway.websocket import End, Limits
 
 MAX_BAD = 10  # bad messages in a row
+_MAX_EARLY = 1_000  # messages that a client may send while its pool is asked
 
 # Closed by us with one of these, the client may come back: it counts as a drop, not as a goodbye.
 _NO_GOODBYE = frozenset({CloseCode.INTERNAL, CloseCode.RESTART, CloseCode.TRY_LATER})
@@ -55,6 +56,11 @@ class ClientSocket(Client):
         ):
             link.send_between(entry.target, candidate, b"}")
             self._bad = 0
+            return
+        if entry is not None and entry.early is not None:
+            entry.early.append(bytes(data))
+            if len(entry.early) > _MAX_EARLY:
+                self.close(CloseCode.POLICY, "")
             return
         try:
             message = messages.decode_client(data)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -130,8 +130,8 @@ class MemoryLedger:
     def take_nodes(self, pool: str, fence: int) -> Sequence[NodeRow]:
         return [row for row in self.nodes() if row.pool == pool]
 
-    def session(self, session: str) -> SessionRow | None:
-        return self.disk.sessions.get(session)
+    def open_among(self, names: Collection[str]) -> Mapping[str, SessionRow]:
+        return {row.id: row for row in self.open_sessions() if row.id in names}
 
     def open_sessions(self) -> Sequence[SessionRow]:
         open_ones = [row for row in self.disk.sessions.values() if row.ended is None]

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -114,10 +114,10 @@ class LedgerReader:
             query = query.where(sessions.c.pool == pool)
         return [SessionRow(**row) for row in self._database.read(query)]
 
-    def session(self, session: str) -> SessionRow | None:
-        """Return one session; None if it was never recorded. Raises LedgerError."""
-        rows = self._database.read(sa.select(sessions).where(sessions.c.id == session, sessions.c.project != ""))
-        return SessionRow(**rows[0]) if rows else None
+    def open_among(self, names: Collection[str]) -> Mapping[str, SessionRow]:
+        """Return those of these sessions that started and did not end, by id. Raises LedgerError."""
+        query = sa.select(sessions).where(sessions.c.id.in_(list(names)), sessions.c.ended.is_(None))
+        return {row["id"]: SessionRow(**row) for row in self._database.read(query)} if names else {}
 
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first. Raises LedgerError."""

@@ -11,6 +11,7 @@ import structlog
 from rtcbridge.config import Config
 from rtcbridge.core import messages
 from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.events import Acquire, Cancelled, End, Event, Reassign, Resume, Source, Stay, Suspend, Yield
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
@@ -38,7 +39,7 @@ from rtcbridge.gateway.shared.wire import (
     encode_control,
 )
 from rtcbridge.gateway.timers import TimerWheel
-from rtcbridge.ports import Authenticator, Ledger
+from rtcbridge.ports import Authenticator, Ledger, LedgerError, SessionRow
 from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,7 @@ _SET_UP = frozenset(
     {State.ASKED, State.RESERVED, State.CLAIMING, State.OFFERED, State.RETRYING, State.REOFFERED, State.ANSWERED}
 )
 _LOOK = 0.05  # seconds between looks whether those have come to their end
+_RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
 _LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
 _SESSION_END = b'{"type":"session_end"'
 
@@ -96,7 +98,7 @@ class SharedBridge(Bridge):
         self.leaders: dict[str, str] = {}
         self.tokens: dict[str, int] = {}
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
-        self.look: Callable[[str], object] = lambda pool: None
+        self.look: Callable[[Look], object] = lambda look: None
         self._led = asyncio.Condition()
         self._asked: dict[int, asyncio.Future[Verdict]] = {}
         self._numbers = itertools.count(1)
@@ -160,8 +162,9 @@ class SharedBridge(Bridge):
 
     async def wait_set_up(self, patience: float) -> None:
         """Wait until no session is on its way to its media, or for so many seconds."""
-        until = self.clock() + patience
-        while self.clock() < until and any(entry.session.state in _SET_UP for entry in self.sessions.values()):
+        for _ in range(round(patience / _LOOK)):
+            if not any(entry.session.state in _SET_UP for entry in self.sessions.values()):
+                return
             await asyncio.sleep(_LOOK)
 
     async def part(self) -> None:
@@ -177,6 +180,36 @@ class SharedBridge(Bridge):
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    # --- what a client says while the engine is asked ---
+
+    def _acquire(self, entry: Entry, effect: Acquire, now: float) -> None:
+        super()._acquire(entry, effect, now)
+        self._hold_back(entry)
+
+    def _ask(self, entry: Entry, effect: Stay | Yield | Suspend | Resume | Reassign, now: float) -> None:
+        super()._ask(entry, effect, now)
+        self._hold_back(entry)
+
+    def _end(self, entry: Entry, effect: End, now: float) -> None:
+        super()._end(entry, effect, now)
+        if effect.rejoin and entry.client is not None and entry.client.entry is not None:
+            self._hold_back(entry.client.entry)
+
+    @staticmethod
+    def _hold_back(entry: Entry) -> None:
+        """Let what the client says next wait for the engine's answer, as it would for that of a pool in memory."""
+        if entry.session.state is State.ASKED and entry.early is None:
+            entry.early = []
+
+    def deliver(self, entry: Entry, source: Source, event: Event) -> None:
+        """See `Bridge`."""
+        super().deliver(entry, source, event)
+        if entry.early is not None and entry.session.state is not State.ASKED:
+            early, entry.early = entry.early, None
+            for data in early:
+                if entry.client is not None and entry.client.is_open:
+                    entry.client.received(data)
 
     # --- from sessions to nodes ---
 
@@ -195,9 +228,11 @@ class SharedBridge(Bridge):
     def _begin(self, entry: Entry, node: str, now: float) -> None:
         pool = entry.pool
         assert isinstance(pool, SharedPool)
-        pool.begun(entry.session.id)
         super()._begin(entry, node, now)
-        entry.delivered = True
+        self.way(entry, node)
+        assert entry.route is not None
+        if entry.route.replica:  # else the node does not list it when it is back, and that is no loss
+            pool.begun(entry.session.id)
 
     def _end_on_node(self, entry: Entry, reason: str) -> None:
         session = entry.session
@@ -214,6 +249,8 @@ class SharedBridge(Bridge):
             if grant is None or entry is None or entry.route is None or entry.route.node != node:
                 continue
             if epoch >= entry.route.epoch:
+                if replica and entry.begun:
+                    pool.begun(id)
                 entry.route.move(replica, epoch)
                 entry.link = self.way(entry, node) if entry.session.relaying else None
 
@@ -232,7 +269,7 @@ class SharedBridge(Bridge):
             case News.ORPHAN:
                 self.do(self._adopt_orphan(pool, wake))
             case News.REPLACED:
-                if (link := self.links.get(wake.node)) is not None:
+                if (link := self.links.get(wake.node)) is not None and link.epoch < wake.epoch:
                     link.cut(CloseCode.POLICY, "replaced by a newer connection")
 
     def received(self, origin: str, packet: Packet) -> None:
@@ -280,8 +317,8 @@ class SharedBridge(Bridge):
         """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
         session, node = wake.session, wake.node
         try:
-            row = await asyncio.to_thread(self.ledger.session, session)
-            if row is None or row.ended is not None:
+            row = await self._open_row(session)
+            if row is None:
                 await pool.store.release(session)
                 self.end_guest(session, node, "unknown")
                 return
@@ -301,6 +338,18 @@ class SharedBridge(Bridge):
         self.way(entry, node)
         self._reschedule(entry, now)
         log.info("session taken over", session=session, node=node)
+        await asyncio.sleep(_RECHECK)
+        if self.sessions.get(session) is entry and await self._open_row(session) is None:
+            self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
+
+    async def _open_row(self, session: str) -> SessionRow | None:
+        """What the ledger has of a session that has not ended; the store is waited for."""
+        while True:
+            try:
+                return (await asyncio.to_thread(self.ledger.open_among, [session])).get(session)
+            except LedgerError as error:
+                log.warning("a session without an owner waits for the store", session=session, error=str(error))
+                await asyncio.sleep(_RECHECK)
 
     def end_guest(self, session: str, node: str, reason: str) -> None:
         """Tell a node here that a session has ended of which nobody knows."""
@@ -319,8 +368,8 @@ class SharedBridge(Bridge):
 
     def _control(self, origin: str, message: Control) -> None:
         match message:
-            case Look(pool=pool):
-                self.look(pool)
+            case Look():
+                self.look(message)
             case Ask():
                 if (verdict := self.judge(message)) is not None:
                     self.tell(origin, verdict)
@@ -363,15 +412,16 @@ class SharedBridge(Bridge):
             self.tell(await self.leader(pool), ask)
             try:
                 async with asyncio.timeout(_ASK):
-                    return await answer
+                    verdict: Verdict = await answer
+                    return verdict
             except TimeoutError:
                 self._asked.pop(number, None)
 
-    def nudge(self, pool: Pool) -> None:
+    def nudge(self, pool: Pool, session: str = "") -> None:
         """Somebody waits: the leader should know, and the places are to be looked at from time to time."""
         name = pool.spec.name
         if leader := self.leaders.get(name):
-            self.tell(leader, Look(name))
+            self.tell(leader, Look(name, session))
         if name not in self._polling:
             self._polling.add(name)
             self.do(self._poll_places(self.shared_pool(name)))

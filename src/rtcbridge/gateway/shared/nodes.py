@@ -1,5 +1,6 @@
 """A node's end at a replica: its sessions may be those of any replica."""
 
+import asyncio
 import hmac
 import secrets
 
@@ -16,6 +17,7 @@ from rtcbridge.gateway.shared.bridge import Guest, SharedBridge
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.wire import FROM_NODE, MediaIsUp
 from rtcbridge.gateway.websocket import End, Limits
+from rtcbridge.ports import LedgerError
 from rtcbridge.ports_engine import EngineError, Registered
 
 log = structlog.get_logger(__name__)
@@ -121,11 +123,12 @@ class SharedNodeSocket(Socket):
                 log.warning("node may not register now", node=node)
                 self.close(CloseCode.POLICY, "")
                 return
+            listed = await self._still_open(asked)
             info = msgspec.json.encode({"managed": managed, "labels": asked.labels}).decode()
             registered = await pool.store.node_up(
-                node, capacity, secrets.token_hex(8), asked.sessions, verdict.epoch, open=verdict.open, info=info
+                node, capacity, secrets.token_hex(8), listed, verdict.epoch, open=verdict.open, info=info
             )
-        except (EngineError, ValueError) as error:
+        except (EngineError, LedgerError, ValueError) as error:
             log.warning("node could not register", node=node, error=str(error))
             self.close(CloseCode.TRY_LATER, "")
             return
@@ -133,6 +136,13 @@ class SharedNodeSocket(Socket):
             await pool.store.node_down(node, registered.epoch)
         else:
             self._enter(asked, pool, registered, verdict.draining)
+
+    async def _still_open(self, asked: RegisterPayload) -> list[str]:
+        """The listed sessions that have not ended: no other may take a slot from those that wait."""
+        sessions = self._bridge.sessions
+        unknown = [session for session in asked.sessions if session not in sessions]
+        rows = await asyncio.to_thread(self._bridge.ledger.open_among, unknown) if unknown else {}
+        return [session for session in asked.sessions if session in sessions or session in rows]
 
     def _enter(self, asked: RegisterPayload, pool: SharedPool, registered: Registered, draining: bool) -> None:
         bridge, node = self._bridge, asked.node

@@ -1,6 +1,6 @@
 """A pool that this replica shares with others: its sessions' slots and places are in the engine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from rtcbridge.core.assignment import Verdict
@@ -48,7 +48,8 @@ class SharedPool(Pool):
         self.waiting_here: dict[str, Waiting] = {}
         self.on_node: dict[str, set[str]] = {}  # the sessions of this replica, by node
         self.arrived: Callable[[Pool], object] = lambda pool: None  # called when there is something to settle
-        self.nudge: Callable[[Pool], object] = lambda pool: None  # called when the leader should look
+        self.nudge: Callable[[Pool, str], object] = lambda pool, session: None  # called when a session has to wait
+        self._live: set[str] = set()  # whose offer has gone to the node
         self._projects_of: dict[str, str] = {}
         self._ranks = ranks
 
@@ -99,7 +100,9 @@ class SharedPool(Pool):
 
     def begun(self, session: str) -> None:
         """The offer goes to the node: the slot outlives this replica."""
-        self.calls.add(session, partial(self.store.begin, session))
+        if session not in self._live:
+            self._live.add(session)
+            self.calls.add(session, partial(self.store.begin, session))
 
     def hold(self, session: str, grant: Grant) -> None:
         """Note a slot that the engine says is held by a session of this replica."""
@@ -111,6 +114,7 @@ class SharedPool(Pool):
         if grant is not None:
             self._off_node(session, grant.node)
         self._projects_of.pop(session, None)
+        self._live.discard(session)
         return grant is not None or waiting is not None
 
     def _off_node(self, session: str, node: str) -> None:
@@ -170,7 +174,7 @@ class SharedPool(Pool):
             if session in self.grants:
                 self._waits(session)
             self.placed(session, standing)
-            self.nudge(self)
+            self.nudge(self, session)
 
     def granted(self, session: str, grant: Grant) -> None:
         """A session of this replica has got a slot, or still has it."""
@@ -231,8 +235,14 @@ class SharedPool(Pool):
         """Why the supply has shrunk: the name of an error, or nothing."""
         return self._cause.name if self._cause is not None else ""
 
-    def mirror(self, view: PoolView, now: float) -> None:
-        """Take over who holds which slot and who waits, as the engine has it."""
+    def mirror(self, view: PoolView, waited: Iterable[str], now: float) -> None:
+        """Take over who holds which slot and who waits, as the engine has it.
+
+        Args:
+            view: what the engine has.
+            waited: sessions that began to wait since the last time; one that has left since is counted once.
+            now: seconds.
+        """
         self.holders = {}
         for id, node in self.nodes.items():
             there = view.nodes.get(id)
@@ -243,9 +253,10 @@ class SharedPool(Pool):
                 if not sessions:
                     node.idle_since = now
                 self._tally.count(node)
-        if list(self.line) != list(view.line):
+        line = dict.fromkeys([*view.line, *(session for session in waited if session not in view.sessions)])
+        if list(self.line) != list(line):
             self.line = Line()
-            for session in view.line:
+            for session in line:
                 self.line.append(session, Waiter(patient=True, exclude=""))
 
     def empty(self) -> None:

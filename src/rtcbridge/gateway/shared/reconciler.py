@@ -15,7 +15,7 @@ from rtcbridge.gateway.bridge import REDIAL, restored_node
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
 from rtcbridge.gateway.shared.pool import SharedPool
-from rtcbridge.gateway.shared.wire import Ask, CutNode, DrainNode, Verdict
+from rtcbridge.gateway.shared.wire import Ask, CutNode, DrainNode, Look, Verdict
 from rtcbridge.ports import Provider
 from rtcbridge.ports_engine import EngineError, NodeView, PoolView
 
@@ -44,16 +44,24 @@ class SharedReconciler(Reconciler):
     def __init__(self, bridge: SharedBridge, providers: Mapping[str, Provider], url: str) -> None:
         super().__init__(bridge, providers, url)
         self._shared = bridge
+        self._sockets: dict[str, tuple[str, int]] = {}  # by node: the replica with its socket, and the epoch of that
         self._drained: dict[str, int] = {}  # the epoch under which a node was told to drain
         self._supply: dict[str, tuple[int, str]] = {}
         self._woken: dict[str, int] = dict.fromkeys(bridge.pools, 0)
         bridge.judge = self.judge
-        bridge.look = lambda pool: self.wake(bridge.pools[pool]) if pool in bridge.pools else None
+        self._waited: dict[str, set[str]] = {name: set() for name in bridge.pools}
+        bridge.look = self._look_at
 
     def wake(self, pool: Pool) -> None:
         """See `Reconciler`."""
         self._woken[pool.spec.name] += 1
         super().wake(pool)
+
+    def _look_at(self, look: Look) -> None:
+        if (pool := self._shared.pools.get(look.pool)) is not None and self._acts(pool):
+            if look.session:
+                self._waited[look.pool].add(look.session)
+            self.wake(pool)
 
     def _acts(self, pool: Pool) -> bool:
         return pool.spec.name in self._shared.tokens
@@ -145,6 +153,7 @@ class SharedReconciler(Reconciler):
                 running.task.cancel()
             self._bridge.nodes.pop(id, None)
             self._drained.pop(id, None)
+            self._sockets.pop(id, None)
         self._dirty[pool.spec.name].clear()
         pool.empty()
 
@@ -152,6 +161,7 @@ class SharedReconciler(Reconciler):
         """Take in what the engine knows of nodes and sessions."""
         now = self._bridge.clock()
         for id, there in view.nodes.items():
+            self._sockets[id] = there.replica, there.epoch
             node = pool.nodes.get(id)
             if node is None:
                 info = _info(there)
@@ -164,7 +174,9 @@ class SharedReconciler(Reconciler):
         for node in [node for node in pool.nodes.values() if node.state in UP and node.id not in view.nodes]:
             if node.linked:  # its replica has given it up
                 self.tell(pool, node, NodeEvent.SILENT)
-        pool.mirror(view, now)
+        waited = self._waited[pool.spec.name]
+        pool.mirror(view, waited, now)
+        waited.clear()
 
     def _sync_node(self, pool: SharedPool, node: Node, there: NodeView, now: float) -> None:
         if there.epoch != node.epoch:
@@ -195,17 +207,16 @@ class SharedReconciler(Reconciler):
             is_open = node.state is NodeState.READY and node.order is Order.NONE
             if there.open is not is_open and there.replica:
                 await pool.store.node_open(id, there.epoch, is_open)
-            if node.state is NodeState.DRAINING and self._drained.get(id) != there.epoch and there.replica:
-                self._drained[id] = there.epoch
-                self._shared.tell(there.replica, DrainNode(id, there.epoch))
+            if node.state is NodeState.DRAINING and there.replica:
+                self._drain(node, there.replica, there.epoch)
         await self._publish(pool)
 
     async def _end(self, pool: SharedPool, there: NodeView, node: Node | None) -> None:
         await pool.store.node_gone(there.id, there.epoch)
-        reason = "gone" if node is None else node.state.value
-        if there.replica:
-            code = CloseCode.POLICY if node is None else CloseCode.RESTART
-            self._shared.tell(there.replica, CutNode(there.id, there.epoch, code, reason))
+        if there.replica and node is None:
+            self._shared.tell(there.replica, CutNode(there.id, there.epoch, CloseCode.POLICY, "gone"))
+        elif there.replica and node is not None:
+            self._tell_link(node)
 
     async def _publish(self, pool: SharedPool) -> None:
         name, supply = pool.spec.name, pool.supply()
@@ -215,7 +226,20 @@ class SharedReconciler(Reconciler):
         await pool.store.publish(self._shared.tokens.get(name, 0), supply, cause)
 
     def _tell_link(self, node: Node) -> None:
-        """The end of a round does that, wherever the socket is."""
+        """Let the replica with a node's socket know of its new state."""
+        replica, epoch = self._sockets.get(node.id, ("", 0))
+        if not replica:
+            return
+        if node.state is NodeState.DRAINING:
+            self._drain(node, replica, epoch)
+        elif node.state not in UP:
+            self._shared.tell(replica, CutNode(node.id, epoch, CloseCode.RESTART, node.state.value))
+            node.linked = False
+
+    def _drain(self, node: Node, replica: str, epoch: int) -> None:
+        if self._drained.get(node.id) != epoch:
+            self._drained[node.id] = epoch
+            self._shared.tell(replica, DrainNode(node.id, epoch))
 
 
 def _info(there: NodeView) -> _Info:

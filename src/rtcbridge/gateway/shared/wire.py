@@ -7,9 +7,14 @@ from msgspec import Struct
 
 
 class Look(Struct, frozen=True, tag=True):
-    """To the leader of a pool: something has changed that its plan should know."""
+    """To the leader of a pool: something has changed that its plan should know.
+
+    `session` has begun to wait: it counts for a plan, as it would where all is at one place, even if it has left by
+    then.
+    """
 
     pool: str
+    session: str = ""
 
 
 class Ask(Struct, frozen=True, tag=True, kw_only=True):
