@@ -13,6 +13,7 @@ from rtcbridge.core.node import UP, Node, NodeEvent, NodeState, Order
 from rtcbridge.core.pool import Pool
 from rtcbridge.gateway.bridge import REDIAL, restored_node
 from rtcbridge.gateway.reconciler import Reconciler
+from rtcbridge.gateway.shared.audit import Audit
 from rtcbridge.gateway.shared.bridge import SharedBridge
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.wire import Ask, CutNode, DrainNode, Look, Verdict
@@ -51,6 +52,11 @@ class SharedReconciler(Reconciler):
         bridge.judge = self.judge
         self._waited: dict[str, set[str]] = {name: set() for name in bridge.pools}
         bridge.look = self._look_at
+
+    def start(self) -> None:
+        """See `Reconciler`."""
+        super().start()
+        self._tasks.append(asyncio.create_task(Audit(self._shared).run(), name="audit"))
 
     def wake(self, pool: Pool) -> None:
         """See `Reconciler`."""
