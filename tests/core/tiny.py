@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from rtcbridge.core import messages
-from rtcbridge.core.errors import ProtocolError, TransitionError
+from rtcbridge.core.errors import Error, ProtocolError, TransitionError
 from rtcbridge.core.events import (
     Acquire,
     Away,
@@ -25,21 +25,21 @@ from rtcbridge.core.events import (
     Effect,
     End,
     Event,
-    Expired,
     Granted,
+    Inform,
     MediaDown,
     MediaUp,
     Reassign,
+    Refuse,
     Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
     Suspend,
-    Timeout,
     Yield,
 )
-from rtcbridge.core.messages import Candidate, Credential, Heartbeat, NodeAnswer, NodeCandidate, SessionState
+from rtcbridge.core.messages import Candidate, Credential, Heartbeat, NodeAnswer, NodeCandidate, SessionState, Status
 from rtcbridge.core.node import UP, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Create, Pool
 from rtcbridge.core.session import Session, State
@@ -78,7 +78,23 @@ class Peer:
     key: str = ""
     project: str | None = None  # of a client whose credential was accepted
     session: Session | None = None
+    extended: bool = False  # it speaks `rtcbridge.v2`
     node: Node | None = None
+
+    away = False
+
+    def hear(self, data: bytes) -> None:
+        """A session says something."""
+        self.got.append(data)
+
+    def inform(self, status: Status) -> None:
+        self.hear(messages.NODE_STATUS[status])
+
+    def refuse(self, error: Error) -> None:
+        self.hear(messages.client_error(error.text))
+
+    def over(self, reason: str) -> None:
+        """The documented API has no message for it."""
 
     @property
     def open(self) -> bool:
@@ -99,6 +115,19 @@ class Operation:
     node: Node
     name: str
     seen: bool = False
+
+
+class Client(Protocol):
+    """Whom a session speaks to."""
+
+    session: Session | None
+
+    @property
+    def away(self) -> bool: ...
+    def hear(self, data: bytes) -> None: ...
+    def inform(self, status: Status) -> None: ...
+    def refuse(self, error: Error) -> None: ...
+    def over(self, reason: str) -> None: ...
 
 
 class TinyBridge:
@@ -122,7 +151,7 @@ class TinyBridge:
         self.projects, self.node_keys = dict(projects), dict(node_keys)
         self.spec, self.limits, self.eager = spec or SessionSpec(), limits or Limits(), eager
         self.peers: list[Peer] = []
-        self.sessions: dict[str, tuple[Session, Pool, Peer | None]] = {}
+        self.sessions: dict[str, tuple[Session, Pool, Client | None]] = {}
         self.nodes: dict[str, Node] = {}
         self.sockets: dict[str, Peer] = {}  # the newest of each node
         self.held: dict[str, list[bytes]] = {}  # for nodes whose socket has dropped
@@ -336,9 +365,8 @@ class TinyBridge:
     def _perform(self, session: Session, effect: Effect) -> None:
         _, pool, peer = self.sessions[session.id]
         match effect:
-            case SendClient(data=data):
-                if peer is not None:
-                    peer.got.append(data)
+            case SendClient() | Inform() | Refuse():
+                self._tell(peer, effect)
             case SendNode(node=node, data=data):
                 self._to_node(node, data)
             case Acquire(patient=patient, front=front):
@@ -356,6 +384,18 @@ class TinyBridge:
             case End():
                 self._end(session, pool, peer, effect)
 
+    @staticmethod
+    def _tell(peer: "Client | None", effect: SendClient | Inform | Refuse) -> None:
+        if peer is None:
+            return
+        match effect:
+            case SendClient(data=data):
+                peer.hear(data)
+            case Inform(status=status):
+                peer.inform(status)
+            case Refuse(error=error):
+                peer.refuse(error)
+
     def _keep(self, pool: Pool, session: Session, effect: Stay | Suspend | Resume) -> None:
         match effect:
             case Stay():
@@ -365,7 +405,7 @@ class TinyBridge:
             case Resume():
                 pool.resume(session.id)
 
-    def _end(self, session: Session, pool: Pool, peer: Peer | None, effect: End) -> None:
+    def _end(self, session: Session, pool: Pool, peer: "Client | None", effect: End) -> None:
         node = self.nodes.get(session.node)
         if self.begun.pop(session.id, None) and node is not None and node.state in UP:
             self._to_node(session.node, messages.encode(messages.SessionEnd(session.id, effect.reason)))
@@ -376,6 +416,10 @@ class TinyBridge:
             again = peer.session = Session.rejoined(self.new_id("s"), self.spec, session.dialect)
             self.sessions[again.id] = again, pool, peer
             self._join(pool, again, patient=True, front=True)
+            if peer.away:
+                self.deliver(again, Source.CLIENT, Away())
+        elif peer is not None:
+            peer.over(effect.reason)
 
     def _join(self, pool: Pool, session: Session, *, patient: bool, front: bool = False, exclude: str = "") -> None:
         self.on_pool("front" if front else "back", session.id, exclude)
@@ -475,8 +519,7 @@ class TinyBridge:
                 self.close(peer, 1008)
         for session, *_ in list(self.sessions.values()):
             if session.id in self.sessions and session.deadline <= self.now:
-                event = Expired() if session.expires <= self.now else Timeout()
-                self.deliver(session, Source.CLOCK, event)
+                self.deliver(session, Source.CLOCK, session.overdue(self.now))
         self.settle()
         return True
 

@@ -1,7 +1,7 @@
 """The node's end: a connection to `/node`."""
 
 import hmac
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -13,6 +13,7 @@ from rtcbridge.core.messages import (
     NodeAnswer,
     NodeCandidate,
     NodeError,
+    NodeUpdated,
     RegisterPayload,
     SessionState,
 )
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from rtcbridge.gateway.reconciler import Reconciler
 
 log = structlog.get_logger(__name__)
+
+_OfSession: TypeAlias = NodeAnswer | NodeCandidate | SessionState | NodeError | NodeUpdated
 
 
 class NodeSocket(Socket):
@@ -193,7 +196,7 @@ class NodeSocket(Socket):
             if entry is not None and entry.session.node == node.id and entry.session.state is not State.LIVE:
                 self._deliver(node, session, MediaUp())
 
-    def _relay(self, node: Node, message: NodeAnswer | NodeCandidate | SessionState | NodeError) -> None:
+    def _relay(self, node: Node, message: _OfSession) -> None:
         entry = self._bridge.sessions.get(message.session)
         if entry is None or entry.session.node != node.id:
             return  # late: the session has ended or moved on
@@ -207,6 +210,9 @@ class NodeSocket(Socket):
             case NodeError(message=text):
                 log.warning("node refused a session", node=node.id, session=message.session, error=text[:200])
                 self._deliver(node, message.session, Declined())
+            case NodeUpdated():
+                if entry.client is not None:
+                    entry.client.updated(message)
 
     def _deliver(self, node: Node, session: str, event: Event) -> None:
         try:
