@@ -39,7 +39,18 @@ from rtcbridge.core.events import (
     Suspend,
     Yield,
 )
-from rtcbridge.core.messages import Candidate, Credential, Heartbeat, NodeAnswer, NodeCandidate, SessionState, Status
+from rtcbridge.core.messages import (
+    Candidate,
+    Credential,
+    Heartbeat,
+    NodeAnswer,
+    NodeCandidate,
+    NodeUpdated,
+    Offer,
+    SessionStart,
+    SessionState,
+    Status,
+)
 from rtcbridge.core.node import UP, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Create, Pool
 from rtcbridge.core.session import Session, State
@@ -193,9 +204,13 @@ class TinyBridge:
             except ProtocolError as error:
                 peer.bad += 1
                 if not peer.is_node:
-                    peer.got.append(messages.client_error(str(error)))
+                    self.bad_input(peer, str(error))
                 if peer.bad >= self.limits.max_bad:
                     self.close(peer, 1008)
+
+    def bad_input(self, peer: Peer, text: str) -> None:
+        """A client sent something that is not allowed."""
+        peer.got.append(messages.client_error(text))
 
     def send_binary(self, peer: Peer) -> None:
         known = peer.node is not None if peer.is_node else peer.project is not None
@@ -324,6 +339,10 @@ class TinyBridge:
                 self._node_event(node, message.session, MediaDown(f"media {state}"))
             case messages.NodeError():
                 self._node_event(node, message.session, Declined())
+            case NodeUpdated():
+                session, _, client = self.sessions.get(message.session, (None, None, None))
+                if session is not None and client is not None and session.node == node.id:
+                    self.updated(client, message)
 
     def _node_event(self, node: Node, id: str, event: Event) -> None:
         session, *_ = self.sessions.get(id, (None,))
@@ -345,15 +364,24 @@ class TinyBridge:
         message = messages.decode_client(data)
         if isinstance(message, Credential):
             raise ProtocolError("CREDENTIAL may only be the first message.")
-        session = peer.session
+        self._to_session(peer, self.pools[peer.project or ""], message)
+
+    def _to_session(self, client: Client, pool: Pool, message: SessionStart | Offer | Candidate) -> None:
+        session = client.session
         if session is None or session.state is State.ENDED:
             if isinstance(message, Candidate) and session is not None:
                 session.receive(Source.CLIENT, message, self.now)
                 return
-            session = Session(self.new_id("s"), self.spec, session.dialect if session else None)
-            peer.session = session
-            self.sessions[session.id] = session, self.pools[peer.project or ""], peer
+            session = Session(self.new_session_id(client), self.spec, session.dialect if session else None)
+            client.session = session
+            self.sessions[session.id] = session, pool, client
         self.deliver(session, Source.CLIENT, message)
+
+    def new_session_id(self, client: Client) -> str:
+        return self.new_id("s")
+
+    def updated(self, client: Client, message: NodeUpdated) -> None:
+        """A node says what became of an update."""
 
     # --- events and effects ---
 
@@ -413,7 +441,7 @@ class TinyBridge:
         del self.sessions[session.id]
         if effect.rejoin:
             assert peer is not None
-            again = peer.session = Session.rejoined(self.new_id("s"), self.spec, session.dialect)
+            again = peer.session = Session.rejoined(self.new_session_id(peer), self.spec, session.dialect)
             self.sessions[again.id] = again, pool, peer
             self._join(pool, again, patient=True, front=True)
             if peer.away:
@@ -535,7 +563,7 @@ class TinyBridge:
 
     def restarted(self) -> "TinyBridge":
         """The bridge after `kill -9` and a new start: what was stored is there, and no socket."""
-        again = TinyBridge(
+        again = type(self)(
             [pool.spec for pool in self.pools.values()], self.projects, self.node_keys, self.spec, self.limits
         )
         again.now, again._count = self.now, self._count
