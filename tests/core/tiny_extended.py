@@ -9,7 +9,15 @@ from core.tiny import Peer, TinyBridge
 from rtcbridge.core import extension, messages
 from rtcbridge.core.errors import Error, ProtocolError
 from rtcbridge.core.events import Away, Back, Closed, Event, Source
-from rtcbridge.core.extension import Ack, AuthSuccess, ClientEnd, ClientError, NodeStatus, SessionResume, Update
+from rtcbridge.core.extension import (
+    Ack,
+    ClientEnd,
+    ExtendedAuthSuccess,
+    ExtendedError,
+    ExtendedNodeStatus,
+    SessionResume,
+    Update,
+)
 from rtcbridge.core.messages import Credential, NodeUpdated, Status, UpdateId
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.replay import GapError, Mailbox, ReplayError
@@ -52,11 +60,11 @@ class Visit:
     def inform(self, status: Status) -> None:
         self.told, self.look_at = None, inf
         if status is Status.WAITING or self.place is None:
-            self.hear(messages.encode(NodeStatus(status)))
+            self.hear(messages.encode(ExtendedNodeStatus(status)))
             return
         session, pool = self.place
         position, eta = pool.position(session.id), pool.eta(session.id, self.bridge.now)
-        self.hear(messages.encode(NodeStatus(status, position, whole(eta))))
+        self.hear(messages.encode(ExtendedNodeStatus(status, position, whole(eta))))
         if position is not None:
             self.told = status, Told(position, eta, self.bridge.now)
             self.look_at = self.bridge.now + pause(position)
@@ -79,7 +87,7 @@ class Visit:
         if error is Error.POOL_FULL and self.place is not None:
             session, pool = self.place
             after = whole(pool.eta(session.id, self.bridge.now))
-        self.hear(messages.encode(ClientError(text or error.text, error.code, error.retryable, after, id)))
+        self.hear(messages.encode(ExtendedError(text or error.text, error.code, error.retryable, after, id)))
 
     def over(self, reason: str) -> None:
         self.told, self.look_at = None, inf
@@ -112,7 +120,7 @@ class ExtendedBridge(TinyBridge):
         if peer.extended and peer.project is not None:
             id = self.new_id("s")
             visit = self.visits[f"token-{id}"] = self.visit_of[peer] = Visit(self, id, peer.key, peer, Mailbox(*REPLAY))
-            peer.got[-1] = messages.encode(AuthSuccess(visit.id, f"token-{id}"))
+            peer.got[-1] = messages.encode(ExtendedAuthSuccess(visit.id, f"token-{id}"))
 
     def bad_input(self, peer: Peer, text: str) -> None:
         if peer.extended:

@@ -43,11 +43,10 @@ class Update(Struct, frozen=True, tag="update", tag_field="type", omit_defaults=
     id: UpdateId | None = None
 
 
-FromExtendedClient: TypeAlias = FromClient | Ack | SessionResume | ClientEnd | Update
+Added: TypeAlias = Ack | SessionResume | ClientEnd | Update
+FromExtendedClient: TypeAlias = FromClient | Added
 
-_extended: Decoder[ClientWire | Ack | SessionResume | ClientEnd | Update] = Decoder(
-    ClientWire | Ack | SessionResume | ClientEnd | Update
-)
+_extended: Decoder[ClientWire | Added] = Decoder(ClientWire | Added)
 
 
 def decode(frame: Frame) -> FromExtendedClient:
@@ -61,7 +60,7 @@ def decode(frame: Frame) -> FromExtendedClient:
 # --- to a client ---
 
 
-class AuthSuccess(Struct, frozen=True, tag="auth_success", tag_field="type", omit_defaults=True):
+class ExtendedAuthSuccess(Struct, frozen=True, tag="auth_success", tag_field="type", omit_defaults=True):
     """The credential is valid; `resume` takes `session` over on another socket."""
 
     session: str
@@ -69,7 +68,7 @@ class AuthSuccess(Struct, frozen=True, tag="auth_success", tag_field="type", omi
     ice_servers: list[IceServer] = []
 
 
-class NodeStatus(Struct, frozen=True, tag="node_status", tag_field="type", omit_defaults=True):
+class ExtendedNodeStatus(Struct, frozen=True, tag="node_status", tag_field="type", omit_defaults=True):
     """Where the session stands: `position` 1 is next, `eta` is in seconds; in line only, and where it is known."""
 
     status: Status
@@ -77,7 +76,7 @@ class NodeStatus(Struct, frozen=True, tag="node_status", tag_field="type", omit_
     eta: int | None = None
 
 
-class ClientError(Struct, frozen=True, tag="error", tag_field="type", omit_defaults=True):
+class ExtendedError(Struct, frozen=True, tag="error", tag_field="type", omit_defaults=True):
     """A refusal. `retry_after` is in seconds; `id` is that of the `update` that is refused."""
 
     message: str
@@ -113,5 +112,6 @@ class Reconnect(Struct, frozen=True, tag="reconnect", tag_field="type"):
 
 RECONNECT = messages.encode(Reconnect())
 ToExtendedClient: TypeAlias = (
-    AuthSuccess | NodeStatus | ClientError | Resumed | SessionEnded | Updated | Reconnect | Ack
+    ExtendedAuthSuccess | ExtendedNodeStatus | messages.ServerProvisioning | ExtendedError | messages.ClientAnswer
+    | messages.CandidateWire | messages.IceCandidateWire | Resumed | SessionEnded | Updated | Reconnect | Ack
 )  # fmt: skip

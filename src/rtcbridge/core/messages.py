@@ -71,28 +71,38 @@ class Candidate(Struct, frozen=True):
 
 
 SdpText: TypeAlias = Annotated[Raw, Meta(extra_json_schema={"type": "string", "minLength": 1})]
-CandidateText: TypeAlias = Annotated[Raw, Meta(extra_json_schema={"$ref": "#/$defs/RTCIceCandidateInit"})]
+CandidateText: TypeAlias = Annotated[
+    Raw, Meta(extra_json_schema={"anyOf": [{"$ref": "#/$defs/CandidateInit"}, {"type": "null"}]})
+]
 
 
-class _Description(Struct, frozen=True):
+class Description(Struct, frozen=True):
+    """RTCSessionDescriptionInit, in the older dialect."""
+
     sdp: SdpText
     type: str = "offer"
 
 
-class _OfferWire(Struct, frozen=True, tag="offer", tag_field="type"):
+class OfferWire(Struct, frozen=True, tag="offer", tag_field="type"):
+    """An offer in one of the two dialects."""
+
     sdp: SdpText | UnsetType = UNSET
-    payload: _Description | UnsetType = UNSET
+    payload: Description | UnsetType = UNSET
 
 
-class _CandidateWire(Struct, frozen=True, tag="candidate", tag_field="type"):
+class CandidateWire(Struct, frozen=True, tag="candidate", tag_field="type"):
+    """A candidate, either way."""
+
     candidate: CandidateText
 
 
-class _IceCandidateWire(Struct, frozen=True, tag="ice_candidate", tag_field="type"):
+class IceCandidateWire(Struct, frozen=True, tag="ice_candidate", tag_field="type"):
+    """The same in the older dialect."""
+
     payload: CandidateText
 
 
-class _CandidateInit(Struct, frozen=True):
+class CandidateInit(Struct, frozen=True):
     """RTCIceCandidateInit, W3C WebRTC 1.0 section 4.8.1; other fields pass unchecked."""
 
     candidate: str | None
@@ -101,12 +111,12 @@ class _CandidateInit(Struct, frozen=True):
 
 
 FromClient: TypeAlias = Credential | SessionStart | Offer | Candidate
-ClientWire: TypeAlias = Credential | SessionStart | _OfferWire | _CandidateWire | _IceCandidateWire
+ClientWire: TypeAlias = Credential | SessionStart | OfferWire | CandidateWire | IceCandidateWire
 
 _client: Decoder[ClientWire] = Decoder(ClientWire)
 _credential = Decoder(Credential)
 _text = Decoder(str)
-_candidate_init = Decoder(_CandidateInit | None)
+_candidate_init = Decoder(CandidateInit | None)
 _START = SessionStart()
 _SESSION_START = _encoder.encode(_START)
 _CLIENT_CANDIDATE = b'{"type":"candidate","candidate":'
@@ -135,9 +145,9 @@ def decode_client(frame: Frame) -> FromClient:
 
 def checked(message: ClientWire) -> FromClient:
     """Return a client's message if what is only relayed in it is right. Raises ProtocolError."""
-    if type(message) is _CandidateWire:
+    if type(message) is CandidateWire:
         return Candidate(_checked_candidate(message.candidate))
-    if type(message) is _OfferWire:
+    if type(message) is OfferWire:
         if message.sdp is not UNSET:
             return Offer(_checked_sdp(message.sdp))
         if message.payload is UNSET:
@@ -145,7 +155,7 @@ def checked(message: ClientWire) -> FromClient:
         if message.payload.type != "offer":
             raise ProtocolError("Bad message: Expected `offer` - at `$.payload.type`")
         return Offer(_checked_sdp(message.payload.sdp, "$.payload.sdp"), Dialect.PAYLOAD)
-    if type(message) is _IceCandidateWire:
+    if type(message) is IceCandidateWire:
         return Candidate(_checked_candidate(message.payload, "$.payload"), Dialect.PAYLOAD)
     assert isinstance(message, Credential | SessionStart)
     return message
@@ -354,12 +364,47 @@ def raw(value: object) -> Raw:
     return Raw(_encoder.encode(value))
 
 
+# --- to a client, as the documented API has it ---
+
+
+class AuthSuccess(Struct, frozen=True, tag="auth_success", tag_field="type"):
+    """The credential is valid."""
+
+
+class NodeStatus(Struct, frozen=True, tag="node_status", tag_field="type"):
+    """Where the session stands."""
+
+    status: Status
+
+
+class ServerProvisioning(Struct, frozen=True, tag="server_provisioning", tag_field="type"):
+    """The offer is accepted, and waits for its node."""
+
+
+class ClientError(Struct, frozen=True, tag="error", tag_field="type"):
+    """A refusal, or what was wrong with a message."""
+
+    message: str
+
+
+class ClientAnswer(Struct, frozen=True, tag="answer", tag_field="type"):
+    """The node's WebRTC answer, in one of the two dialects."""
+
+    sdp: SdpText | UnsetType = UNSET
+    payload: Description | UnsetType = UNSET
+
+
+ToClient: TypeAlias = (
+    AuthSuccess | NodeStatus | ServerProvisioning | ClientError | ClientAnswer | CandidateWire | IceCandidateWire
+)
+
+
 # --- what the bridge writes ---
 
-AUTH_SUCCESS = b'{"type":"auth_success"}'
-SERVER_PROVISIONING = b'{"type":"server_provisioning"}'
-DRAIN = b'{"type":"drain"}'
-NODE_STATUS = {status: b'{"type":"node_status","status":"%s"}' % status.value.encode() for status in Status}
+AUTH_SUCCESS = _encoder.encode(AuthSuccess())
+SERVER_PROVISIONING = _encoder.encode(ServerProvisioning())
+DRAIN = _encoder.encode(Drain())
+NODE_STATUS = {status: _encoder.encode(NodeStatus(status)) for status in Status}
 
 CANDIDATE_PREFIX = {
     Dialect.FLAT: b'{"type":"candidate","candidate":',

@@ -6,7 +6,15 @@ import secrets
 from rtcbridge.core import extension, messages
 from rtcbridge.core.errors import CloseCode, Error
 from rtcbridge.core.events import Away, Back, Closed, Dropped, Source
-from rtcbridge.core.extension import Ack, AuthSuccess, ClientError, NodeStatus, Resumed, SessionEnded, Updated
+from rtcbridge.core.extension import (
+    Ack,
+    ExtendedAuthSuccess,
+    ExtendedError,
+    ExtendedNodeStatus,
+    Resumed,
+    SessionEnded,
+    Updated,
+)
 from rtcbridge.core.messages import NodeUpdated, Status, UpdateId
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.replay import GapError, Mailbox
@@ -92,7 +100,7 @@ class Visit:
         """Say where its session stands: in line with the place and the time, which are looked at again now and then."""
         self._stop_looking()
         if status is Status.WAITING:
-            self.send(messages.encode(NodeStatus(status)))
+            self.send(messages.encode(ExtendedNodeStatus(status)))
         else:
             self._tell(status)
 
@@ -102,9 +110,9 @@ class Visit:
         now = self._bridge.clock()
         position, eta = entry.pool.position(entry.session.id), entry.pool.eta(entry.session.id, now)
         if position is None:  # it has left the line since
-            self.send(messages.encode(NodeStatus(status)))
+            self.send(messages.encode(ExtendedNodeStatus(status)))
             return
-        self.send(messages.encode(NodeStatus(status, position, whole(eta))))
+        self.send(messages.encode(ExtendedNodeStatus(status, position, whole(eta))))
         self._told = status, Told(position, eta, now)
         self.looking = self._bridge.wheel.call_later(pause(position), self._look)
 
@@ -135,7 +143,7 @@ class Visit:
         after = None
         if error is Error.POOL_FULL and (entry := self.session) is not None:
             after = whole(entry.pool.eta(entry.session.id, self._bridge.clock()))
-        self.send(messages.encode(ClientError(text or error.text, error.code, error.retryable, after, id)))
+        self.send(messages.encode(ExtendedError(text or error.text, error.code, error.retryable, after, id)))
 
     def updated(self, message: NodeUpdated) -> None:
         """Pass on what the node says to an update."""
@@ -202,7 +210,7 @@ class Visits:
         """A client has shown its credential on this socket."""
         visit = Visit(self, self._bridge, project, pool, socket)
         self._visits[visit.id] = visit
-        socket.send(messages.encode(AuthSuccess(visit.id, visit.token)))
+        socket.send(messages.encode(ExtendedAuthSuccess(visit.id, visit.token)))
         return visit
 
     def resume(self, token: str, project: str, received: int, socket: Socket) -> Visit | Error:
