@@ -201,9 +201,9 @@ class Live:
     def actors(self) -> list[str]:
         return [actor for actor, wire in self.wires.items() if not wire.left]
 
-    async def connect(self, actor: str, path: str) -> None:
+    async def connect(self, actor: str, path: str, subprotocol: str) -> None:
         wire = Wire()
-        await wire.open(self.bridge.url + path)
+        await wire.open(self.bridge.url + path, subprotocol)
         self.wires[actor] = wire
         self._all.append(wire)
         self._done()

@@ -52,6 +52,8 @@ class Sessions(Struct, frozen=True, kw_only=True):
     resume_grace: Seconds = 60.0
     max_session: SecondsOrZero = 0.0
     max_candidates: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    replay_messages: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    replay_bytes: Bytes = 131_072
 
 
 class Nodes(Struct, frozen=True, kw_only=True):

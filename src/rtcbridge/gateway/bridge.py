@@ -5,32 +5,33 @@ import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
+    Away,
     Begin,
     Effect,
     End,
     Event,
-    Expired,
     Granted,
+    Inform,
     Reassign,
+    Refuse,
     Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
     Suspend,
-    Timeout,
     Yield,
 )  # fmt: skip
-from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
+from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect, NodeUpdated, Status
 from rtcbridge.core.node import UP, Node, NodeState, Order, duration
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
@@ -69,17 +70,40 @@ class Entry:
         self.route: Route | None = None  # where several bridges share the pool
         self.timer: Timer | Lane | None = None
         self.due = inf
-        self.early: list[bytes] | None = None  # what the client says while the pool is asked, if that takes time
+        self.early: list[Callable[[], object]] | None = None  # what the client says while the pool is being asked
         self.begun = False  # the ledger and the node know of it
         self.delivered = False  # its offer went out on a socket of the node
 
 
-class Client(Socket):
-    """What the bridge needs of a client's connection."""
+class Client(Protocol):
+    """Whom a session speaks to: a socket, or what stays of a client of the extension between two sockets."""
 
-    __slots__ = ("entry",)
+    entry: Entry | None  # its session, or the last one that it had
 
-    entry: Entry | None
+    @property
+    def away(self) -> bool:
+        """Whether it has no socket now, and may come back."""
+
+    def send(self, *parts: bytes) -> None:
+        """Send one message, the parts joined."""
+
+    def send_between(self, head: bytes, body: bytes, tail: bytes) -> None:
+        """`send` of three parts, for what is relayed."""
+
+    def inform(self, status: Status) -> None:
+        """Say where its session stands."""
+
+    def refuse(self, error: Error) -> None:
+        """Say that something cannot be."""
+
+    def over(self, reason: str) -> None:
+        """Say that its session has ended, if it is one that is told."""
+
+    def updated(self, message: NodeUpdated) -> None:
+        """Pass on what the node says to an update."""
+
+    def new_id(self, now: float) -> str:
+        """The id of its next session; `now` in Unix seconds."""
 
 
 class Bridge:
@@ -115,7 +139,7 @@ class Bridge:
         self.nodes: dict[str, tuple[Pool, Node]] = {}
         self.links: dict[str, Link] = {}
         self.sessions: dict[str, Entry] = {}
-        self.clients: set[Client] = set()
+        self.clients: set[Socket] = set()
         self.starts = {name: RecentCount() for name in self.pools}  # of sessions, by pool
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
         self._deadlines = wheel.lane(self.session_spec.answer_timeout, self._due)
@@ -185,7 +209,7 @@ class Bridge:
             if type(event) is messages.Candidate and entry is not None:
                 entry.session.receive(Source.CLIENT, event, 0.0)  # of an ended session: dropped
                 return
-            entry = Entry(Session(new_session_id(self.wall()), self.session_spec, dialect), pool, project, client)
+            entry = Entry(Session(client.new_id(self.wall()), self.session_spec, dialect), pool, project, client)
             self.sessions[entry.session.id] = client.entry = entry
         self.deliver(entry, Source.CLIENT, event)
         if entry.session.dialect is Dialect.PAYLOAD:
@@ -243,8 +267,19 @@ class Bridge:
                 self._end(entry, effect, now)
             elif isinstance(effect, Acquire):
                 self._acquire(entry, effect, now)
+            elif isinstance(effect, (Inform, Refuse)):
+                self._tell(entry.client, effect)
             else:
                 self._ask(entry, effect, now)
+
+    @staticmethod
+    def _tell(client: Client | None, effect: Inform | Refuse) -> None:
+        if client is None:
+            return
+        if isinstance(effect, Inform):
+            client.inform(effect.status)
+        else:
+            client.refuse(effect.error)
 
     def _acquire(self, entry: Entry, effect: Acquire, now: float) -> None:
         """Get a slot at once, or a place in line."""
@@ -310,12 +345,9 @@ class Bridge:
         self.sessions.pop(session.id, None)
         self._touched(pool)
         if client is not None and effect.rejoin:
-            again = Session.rejoined(new_session_id(self.wall()), self.session_spec, session.dialect)
-            client.entry = Entry(again, pool, entry.project, client)
-            self.sessions[again.id] = client.entry
-            self._set_prefix(client.entry)
-            pool.join(again.id, patient=True, front=True, project=entry.project)
-            self._unsettled[pool.spec.name] = pool
+            self._rejoin(entry, client)
+        elif client is not None:
+            client.over(effect.reason)
         if self._verbose:
             log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
 
@@ -323,11 +355,27 @@ class Bridge:
         """The way of a session's messages to a node; None if the node is gone."""
         return self.links.get(node)
 
+    def takes_updates(self, node: str) -> bool:
+        """Whether a node knows of updates."""
+        _, known = self.nodes[node]
+        return known.labels.get(messages.UPDATES) is True
+
     def _end_on_node(self, entry: Entry, reason: str) -> None:
         """Tell the node of a session that it has ended, if that can still reach it."""
         _, node = self.nodes.get(entry.session.node, (None, None))
         if node is not None and node.state in UP:
             self.links[node.id].send(messages.encode(messages.SessionEnd(entry.session.id, reason)))
+
+    def _rejoin(self, entry: Entry, client: Client) -> None:
+        """A client whose node was lost goes to the front of the line, with a session of its own."""
+        again = Session.rejoined(client.new_id(self.wall()), self.session_spec, entry.session.dialect)
+        client.entry = Entry(again, entry.pool, entry.project, client)
+        self.sessions[again.id] = client.entry
+        self._set_prefix(client.entry)
+        entry.pool.join(again.id, patient=True, front=True, project=entry.project)
+        self._unsettled[entry.pool.spec.name] = entry.pool
+        if client.away:
+            self.client_gone(client.entry, Away())
 
     def _reschedule(self, entry: Entry, now: float) -> None:
         """Have the timer go off at the session's deadline, or before: then it is set anew."""
@@ -355,9 +403,8 @@ class Bridge:
         if entry.session.deadline > now:
             self._reschedule(entry, now)
             return
-        event = Expired() if entry.session.expires <= now else Timeout()
         try:
-            self.deliver(entry, Source.CLOCK, event)
+            self.deliver(entry, Source.CLOCK, entry.session.overdue(now))
         except ProtocolError:
             log.exception("a deadline in a state that has none", session=entry.session.id)
 

@@ -2,7 +2,7 @@
 
 import hmac
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -14,6 +14,7 @@ from rtcbridge.core.messages import (
     NodeAnswer,
     NodeCandidate,
     NodeError,
+    NodeUpdated,
     RegisterPayload,
     SessionState,
 )
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from rtcbridge.gateway.reconciler import Reconciler
 
 log = structlog.get_logger(__name__)
+
+OfSession: TypeAlias = NodeAnswer | NodeCandidate | SessionState | NodeError | NodeUpdated
 
 
 class NodeSocket(Socket):
@@ -192,7 +195,7 @@ class NodeSocket(Socket):
         confirm(bridge, node.id, message.connected or ())
 
 
-def relay(bridge: Bridge, node: str, message: NodeAnswer | NodeCandidate | SessionState | NodeError) -> None:
+def relay(bridge: Bridge, node: str, message: OfSession) -> None:
     """Let a session have what its node says of it."""
     entry = bridge.sessions.get(message.session)
     if entry is None or entry.session.node != node:
@@ -207,6 +210,9 @@ def relay(bridge: Bridge, node: str, message: NodeAnswer | NodeCandidate | Sessi
         case NodeError(message=text):
             log.warning("node refused a session", node=node, session=message.session, error=text[:200])
             _deliver(bridge, entry, Declined())
+        case NodeUpdated():
+            if entry.client is not None:
+                entry.client.updated(message)
 
 
 def confirm(bridge: Bridge, node: str, sessions: Iterable[str]) -> None:

@@ -7,10 +7,12 @@ import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core.errors import CloseCode
+from rtcbridge.core.extension import SUBPROTOCOL
 from rtcbridge.gateway.actions import Actions
 from rtcbridge.gateway.admin import Admin
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import ClientSocket
+from rtcbridge.gateway.extended import ExtendedSocket
 from rtcbridge.gateway.http import make_app
 from rtcbridge.gateway.listener import Listener, Request, tls_context
 from rtcbridge.gateway.nodes import NodeSocket
@@ -18,6 +20,7 @@ from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
 from rtcbridge.gateway.shared.nodes import SharedNodeSocket
 from rtcbridge.gateway.shared.reconciler import SharedReconciler
+from rtcbridge.gateway.visits import Visits
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
 from rtcbridge.gateway.windows import Windows
 from rtcbridge.ports import Authenticator, Ledger, Provider
@@ -41,6 +44,7 @@ class Server:
 
     Attributes:
         actions: What people may do to nodes; there once it is started.
+        visits: The clients of the extension.
     """
 
     actions: Actions
@@ -66,6 +70,7 @@ class Server:
             if engine is None
             else SharedBridge(config, auth, ledger, group.wheel, loop.time, engine)
         )
+        self.visits = Visits(self.bridge)
         self._admin = Admin(self.bridge)
         self._client_limits, self._node_limits = _limits(config)
         self.listener = Listener(
@@ -135,6 +140,7 @@ class Server:
         self._windows.stop()
         if self._reconciler is not None:
             await self._reconciler.stop()
+        self.visits.say_reconnect()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
         if isinstance(self.bridge, SharedBridge):
             await self.bridge.part()
@@ -144,6 +150,9 @@ class Server:
         log.info("stopped")
 
     def _client(self, request: Request) -> WebSocket:
+        if request.subprotocols and SUBPROTOCOL in request.subprotocols:
+            request.subprotocol = SUBPROTOCOL
+            return ExtendedSocket(self.bridge, self._client_limits, self.visits)
         return ClientSocket(self.bridge, self._client_limits)
 
     def _node(self, request: Request) -> WebSocket:

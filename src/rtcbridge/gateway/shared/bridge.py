@@ -125,6 +125,10 @@ class SharedBridge(Bridge):
         assert isinstance(pool, SharedPool)
         return pool
 
+    def takes_updates(self, node: str) -> bool:
+        """See `Bridge`; of a node that is elsewhere it is not known, and it refuses what it does not know."""
+        return node not in self.nodes or super().takes_updates(node)
+
     def fence(self, pool: str) -> int:
         """See `Bridge`."""
         return self.tokens.get(pool, 0)
@@ -207,9 +211,8 @@ class SharedBridge(Bridge):
         super().deliver(entry, source, event)
         if entry.early is not None and entry.session.state is not State.ASKED:
             early, entry.early = entry.early, None
-            for data in early:
-                if entry.client is not None and entry.client.is_open:
-                    entry.client.received(data)
+            for message in early:
+                message()
 
     # --- from sessions to nodes ---
 
