@@ -54,7 +54,7 @@ class News(Enum):
     GRANTED = "granted"  # to the session's owner: its turn has come
     LOST = "lost"  # to the session's owner: its slot is gone
     MOVED = "moved"  # to the session's owner: its node has a new socket, maybe at another replica, or none any more
-    ORPHAN = "orphan"  # to the replica that has, or now gets, the node's socket: a live session without an owner
+    ORPHAN = "orphan"  # to the replica that has or now gets the node's socket: hold or release this ownerless session
     REPLACED = "replaced"  # to the replica with an older socket of the node: another one counts, with this epoch
 
 
@@ -90,7 +90,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
     sessions: Sequence[str]
 
 
-class SessionView(Struct, frozen=True, kw_only=True):
+class SessionView(Struct, frozen=True):
     """A slot that is held. `owner` is a replica, "" after its death; `live`: the node has its offer.
 
     `epoch` and `replica` are the node's, as in `Grant`.
@@ -329,7 +329,7 @@ class Engine(Protocol):
 
         Args:
             pools: their names.
-            woken: is told the pool and the news of one of its sessions.
+            woken: is told the pool and the news; never while the session has a call under way, but behind its answer.
             received: is told the sender's address and what it has sent.
         """
         ...

@@ -43,7 +43,8 @@ class Replica:
         self.engine = engine
         self.wakes: list[Any] = []
         self.packets: list[Any] = []
-        self._heard = asyncio.Event()
+        self.told: Callable[[Wake], None] = lambda wake: None
+        self.heard = asyncio.Event()
 
     async def start(self) -> "Replica":
         await self.engine.start([POOL], self._woken, self._received)
@@ -60,11 +61,12 @@ class Replica:
     def _woken(self, pool: str, wake: Any) -> None:
         assert pool == POOL
         self.wakes.append(wake)
-        self._heard.set()
+        self.told(wake)
+        self.heard.set()
 
     def _received(self, origin: str, packet: Any) -> None:
         self.packets.append((origin, packet))
-        self._heard.set()
+        self.heard.set()
 
     def news(self, *kinds: News) -> list[Wake]:
         """What it was told of these kinds."""
@@ -74,8 +76,8 @@ class Replica:
         """Wait for news until a condition holds."""
         async with asyncio.timeout(seconds):
             while not condition():
-                self._heard.clear()
-                await self._heard.wait()
+                self.heard.clear()
+                await self.heard.wait()
 
 
 async def until(replica: Replica, condition: Callable[[Any], bool]) -> Any:

@@ -11,7 +11,7 @@ import pytest
 from engine.conftest import POOL, Replica, flush, until
 from engine.tcp_proxy import TcpProxy
 from rtcbridge.drivers.engine import parse_engine_url
-from rtcbridge.ports_engine import EngineAwayError, EngineError, Grant, News, Place
+from rtcbridge.ports_engine import EngineAwayError, EngineError, Grant, News, Place, Wake
 
 pytestmark = pytest.mark.slow
 INFO = '{"labels": {"zone": "a|b"}, "name": "\u00e9\u2192\0"}'
@@ -156,6 +156,53 @@ async def test_a_frozen_replica_loses_what_others_have_got_meanwhile(replica):
         "kept": a.engine.replica,
         "next": b.engine.replica,
     }
+
+
+async def test_a_replica_that_was_frozen_hears_that_its_node_is_elsewhere(replica):
+    a, b = await replica(proxy=True), await replica()
+    await recovered(b)
+    await a.store.node_up("n1", 2, "socket-1")
+    await a.store.node_up("n2", 2, "socket-2")
+    assert await a.store.reserve("mine") == Grant("n1", 1, a.address)
+    assert await a.store.begin("mine")
+    a.proxy.pause()
+    await until(b, lambda view: not view.sessions["mine"].owner)
+    assert (await b.store.node_up("n1", 2, "socket-3", ["mine"])).sessions == {"mine": ""}
+    a.proxy.go_on()
+    await a.until(lambda: len(a.wakes) == 2)
+    assert set(a.wakes) == {
+        Wake(News.REPLACED, "", "n1", 2, b.address),
+        Wake(News.MOVED, "mine", "n1", 2, b.address),
+    }
+    view = await until(b, lambda view: view.nodes["n2"].replica == a.address)
+    assert (view.nodes["n2"].open, view.nodes["n2"].epoch) == (True, 1)
+    assert (view.nodes["n1"].replica, view.sessions["mine"].owner) == (b.address, a.address)
+
+
+async def test_after_a_loss_nobody_is_called_an_orphan_whose_owner_lives(replica, own_server):
+    a, b, c = await replica(), await replica(), await replica()
+    await recovered(b)
+    await b.store.node_up("n1", 3, "socket-1")
+    for owner, session in ((a, "a1"), (c, "c1"), (b, "b1")):
+        await owner.store.reserve(session)
+        await owner.store.begin(session)
+    await b.store.node_up("n1", 3, "socket-2", ["a1", "b1", "c1"], info=INFO)
+    await b.store.node_up("n2", 1, "socket-3")
+    await b.store.node_down("n2", 1)
+    await c.until(lambda: bool(c.wakes))
+    await c.engine.kill()
+    flush(own_server)
+    await b.until(lambda: bool(b.news(News.ORPHAN)))
+    assert [wake.session for wake in b.news(News.ORPHAN)] == ["c1"]
+    view = await b.store.look()
+    assert {session.id: session.owner for session in view.sessions.values()} == {
+        "a1": a.address,
+        "b1": b.address,
+        "c1": "",
+    }
+    assert (view.nodes["n1"].info, view.nodes["n1"].epoch) == (INFO, 2)
+    assert (view.nodes["n2"].open, view.nodes["n2"].replica, view.nodes["n2"].epoch) == (False, "", 1)
+    assert not a.news(News.LOST)
 
 
 async def test_lost_answers_and_cut_connections_change_nothing(replica):

@@ -138,7 +138,8 @@ local function front_score() return FRONT * STEP - call('HINCRBY', META, 'pushed
 
 -- Tell of an orphan, but while owners are still coming back.
 local function tell_orphan(node, session)
-  if replica_of(node) ~= '' and call('HEXISTS', META, 'recover') == 0 then wake(node.replica, 'orphan', session, node) end
+  if replica_of(node) == '' or call('HEXISTS', META, 'recover') == 1 then return end
+  wake(node.replica, 'orphan', session, node)
 end
 
 local function tell_orphans()
@@ -540,10 +541,18 @@ end
 
 function run.places()
   local found = { 'OK', supply(), cause() }
-  for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. me)) do
-    if call('HEXISTS', WAITING, session) == 1 then
-      found[#found + 1] = session
-      found[#found + 1] = tostring(place_of(session))
+  local function add(session)
+    found[#found + 1] = session
+    found[#found + 1] = tostring(place_of(session))
+  end
+  if call('HLEN', WAITING) < call('SCARD', P .. 'owned:' .. me) then
+    local flat, mine = call('HGETALL', WAITING), '|' .. me
+    for at = 1, #flat, 2 do
+      if string.sub(flat[at + 1], -#mine) == mine then add(flat[at]) end
+    end
+  else
+    for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. me)) do
+      if call('HEXISTS', WAITING, session) == 1 then add(session) end
     end
   end
   return found

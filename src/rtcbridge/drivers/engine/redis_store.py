@@ -94,19 +94,13 @@ class RedisStore:
             raise EngineError(f"engine {engine.url}: {error}") from None
 
     @contextmanager
-    def _calling(self, session: str) -> "Iterator[None]":
-        checked(session)
-        with self._noting(session):
-            yield
-
-    @contextmanager
-    def _noting(self, subject: str) -> "Iterator[None]":
+    def _calling(self, subject: str) -> "Iterator[None]":
+        """A call of a session, or of a node by `about_node`, is under way."""
         self.mirror.begin(subject)
         try:
             yield
         finally:
-            for wake in self.mirror.end(subject):
-                self._engine.woken(self.pool, wake)
+            self._pass(self.mirror.end(subject))
 
     def _standing(self, session: str, answer: list[Any], rank: int = 0, exclude: str = "") -> Standing:
         serial = int(answer[1])
@@ -133,7 +127,7 @@ class RedisStore:
         self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
     ) -> Standing:
         """See `Store`."""
-        checked(exclude)
+        checked(session, exclude)
         with self._calling(session):
             self.mirror.releasing.discard(session)
             answer = await self.call("reserve", session, rank, int(front), exclude, int(patient), "")
@@ -141,6 +135,7 @@ class RedisStore:
 
     async def release(self, session: str) -> bool:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             self.mirror.forget(session)
             self.mirror.releasing.add(session)
@@ -150,6 +145,7 @@ class RedisStore:
 
     async def begin(self, session: str) -> bool:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             if (held := self.mirror.held.get(session)) is not None:
                 held.live = True
@@ -157,7 +153,7 @@ class RedisStore:
 
     async def hold(self, session: str, node: str, epoch: int) -> bool:
         """See `Store`."""
-        checked(node)
+        checked(session, node)
         with self._calling(session):
             answer = await self.call("hold", session, node, epoch, 1)
             if answer[0] != b"OK":
@@ -166,17 +162,19 @@ class RedisStore:
             self.mirror.settle(session, grant, serial, 0, "", "")
             self.mirror.held[session].live = True
             if grant.epoch != epoch:
-                self._engine.woken(self.pool, Wake(News.MOVED, session, node, grant.epoch, grant.replica))
+                self._pass([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
             return True
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             token = f"{self._engine.replica}.{next(self._tokens)}"
             return self._standing(session, await self.call("yield", session, rank, token), rank)
 
     async def suspend(self, session: str) -> Place:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             standing = self._standing(session, await self.call("suspend", session))
             if isinstance(standing, Grant):
@@ -185,6 +183,7 @@ class RedisStore:
 
     async def resume(self, session: str) -> Standing:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             return self._standing(session, await self.call("resume", session))
 
@@ -204,7 +203,7 @@ class RedisStore:
         """See `Store`."""
         checked(node, socket, *sessions)
         here = NodeHere(capacity, socket, epoch, open, checked_info(info), list(sessions))
-        with self._noting(about_node(node)):
+        with self._calling(about_node(node)):
             answer = await self.call("node", node, *node_arguments(here, 1, self._engine.grace_ms))
             here.epoch = int(answer[1])
             self.mirror.nodes[node] = here
@@ -214,21 +213,21 @@ class RedisStore:
         """See `Store`."""
         if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch:
             here.open, here.socket = False, ""
-        with self._noting(about_node(node)):
+        with self._calling(about_node(node)):
             return bool((await self.call("down", node, epoch))[1] == b"1")
 
     async def node_open(self, node: str, epoch: int, open: bool) -> bool:
         """See `Store`."""
         if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch and here.socket:
             here.open = open
-        with self._noting(about_node(node)):
+        with self._calling(about_node(node)):
             return bool((await self.call("open", node, epoch, int(open)))[1] == b"1")
 
     async def node_gone(self, node: str, epoch: int) -> bool:
         """See `Store`."""
         if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch:
             del self.mirror.nodes[node]
-        with self._noting(about_node(node)):
+        with self._calling(about_node(node)):
             return bool((await self.call("gone", node, epoch))[1] == b"1")
 
     # --- the leader ---
@@ -266,5 +265,9 @@ class RedisStore:
 
     def take(self, rumour: Rumour) -> None:
         """Take news, and pass on what is new to this replica."""
-        for wake in self.mirror.take(rumour):
-            self._engine.woken(self.pool, wake)
+        self._pass(self.mirror.take(rumour))
+
+    def _pass(self, wakes: Sequence[Wake]) -> None:
+        """In a turn of their own, so that whoever waits for an answer has it before news that are newer."""
+        for wake in wakes:
+            asyncio.get_running_loop().call_soon(self._engine.woken, self.pool, wake)

@@ -108,9 +108,10 @@ class Telling:
 
     async def _tell_late(self, until: float) -> None:
         """Go on saying it, since a node may be known to another replica that comes later."""
-        loop = asyncio.get_running_loop()
-        while self.missing and loop.time() < until:
+        loop, over = asyncio.get_running_loop(), False
+        while self.missing and not over:
             await asyncio.sleep(BACKOFF)
+            over = loop.time() >= until
             try:
                 for session in list(self.missing):
                     if await self._tell_held(session):

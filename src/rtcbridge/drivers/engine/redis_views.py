@@ -8,7 +8,8 @@ from rtcbridge.ports_engine import NodeView, Place, PoolView, SessionView
 
 def pairs(flat: Sequence[bytes]) -> list[tuple[str, str]]:
     """Two by two."""
-    return [(key.decode(), value.decode()) for key, value in zip(flat[::2], flat[1::2], strict=True)]
+    text = [each.decode() for each in flat]
+    return list(zip(text[::2], text[1::2], strict=True))
 
 
 def places(supply: int, cause: str, flat: Sequence[bytes]) -> dict[str, Place]:
@@ -19,7 +20,7 @@ def places(supply: int, cause: str, flat: Sequence[bytes]) -> dict[str, Place]:
 def session_view(session: str, record: str, replica: str) -> SessionView:
     """A slot, by its record; `replica` has the node's socket."""
     node, epoch, live, _, owner, _ = record.split("|")
-    return SessionView(id=session, node=node, epoch=int(epoch), replica=replica, owner=owner, live=live == "1")
+    return SessionView(session, node, int(epoch), replica, owner, live == "1")
 
 
 def _node_view(node: str, record: str, info: str, sessions: Sequence[str]) -> NodeView:
@@ -36,18 +37,22 @@ def _node_view(node: str, record: str, info: str, sessions: Sequence[str]) -> No
     )
 
 
+def _replica(record: str) -> str:
+    """The replica with the socket of a node, by the node's record."""
+    _, _, _, replica, _, socket = record.split("|")
+    return replica if socket else ""
+
+
 def pool_view(parts: Sequence[Any]) -> PoolView:
-    """The pool as the script `look` tells it."""
+    """The pool as the script `look` tells it. What is done for each session is what this costs."""
     records, info = pairs(parts[0]), dict(pairs(parts[1]))
-    at, sessions, by_node = {}, {}, {}
-    for node, record in records:
-        _, _, _, replica, _, socket = record.split("|")
-        at[node] = replica if socket else ""
-        by_node[node] = list[str]()
+    by_node: dict[str, list[str]] = {node: [] for node, _ in records}
+    replica_at = {node: _replica(record) for node, record in records}
+    sessions = {}
     for session, record in pairs(parts[2]):
-        node = record.partition("|")[0]
-        sessions[session] = session_view(session, record, at[node])
+        node, epoch, live, _, owner, _ = record.split("|")
         by_node[node].append(session)
+        sessions[session] = SessionView(session, node, int(epoch), replica_at[node], owner, live == "1")
     return PoolView(
         nodes={node: _node_view(node, record, info.get(node, ""), by_node[node]) for node, record in records},
         sessions=sessions,
