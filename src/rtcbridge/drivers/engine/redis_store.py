@@ -133,6 +133,13 @@ class RedisStore:
             answer = await self.call("reserve", session, rank, int(front), exclude, int(patient), "")
             return self._standing(session, answer, rank, exclude)
 
+    async def succeed(self, session: str, old: str, *, rank: int = 0) -> Standing:
+        """See `Store`."""
+        checked(session, old)
+        with self._calling(session):
+            self.mirror.releasing.discard(session)
+            return self._standing(session, await self.call("succeed", session, old, rank), rank)
+
     async def release(self, session: str) -> bool:
         """See `Store`."""
         checked(session)
