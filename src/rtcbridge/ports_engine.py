@@ -37,12 +37,13 @@ class Place(Struct, frozen=True):
     """A place in line: 1 is the next to be served; 0 while it is suspended.
 
     `supply` is how many slots are on their way or could be, and `cause` why there are no more, by the last word of the
-    replica that leads the pool.
+    replica that leads the pool. `barred`: its project holds as many slots as it may, so that it is passed over.
     """
 
     place: int
     supply: int
     cause: str = ""
+    barred: bool = False
 
 
 Standing: TypeAlias = Grant | Place
@@ -156,7 +157,15 @@ class Store(Protocol):
     """
 
     async def reserve(
-        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+        self,
+        session: str,
+        *,
+        rank: int = 0,
+        front: bool = False,
+        exclude: str = "",
+        patient: bool = True,
+        project: str = "",
+        limit: int = 0,
     ) -> Standing:
         """Take a free slot if nobody is before it, else a place in line; what it has already is told as it is.
 
@@ -167,6 +176,9 @@ class Store(Protocol):
             exclude: a node that it may not have.
             patient: whether it takes a place beyond the supply; else it is left out, and the place is the one that it
                 would have had.
+            project: whose slots are counted.
+            limit: of them; while so many are held, the session keeps its place and those behind it are served. 0: none.
+                That of a session that waits already is replaced.
         """
         ...
 
@@ -178,8 +190,11 @@ class Store(Protocol):
         """The offer went to the node: from now on the slot outlives this replica. False if it holds none."""
         ...
 
-    async def hold(self, session: str, node: str, epoch: int) -> bool:
-        """Take over a live session that runs on a node; false if it may not, since its slot is gone."""
+    async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
+        """Take over a live session that runs on a node; false if it may not, since its slot is gone.
+
+        `project` and `limit` are as in `reserve`, for a session of which the engine does not know them.
+        """
         ...
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:

@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
-from rtcbridge.drivers.engine.memory_pool import Pool, Waiter
+from rtcbridge.drivers.engine.memory_pool import Pool, Share, Waiter
 from rtcbridge.drivers.engine.names import checked, checked_info
 from rtcbridge.ports_engine import (
     FencedError,
@@ -57,15 +57,25 @@ class MemoryStore:
         self._engine, self._pool, self._me = engine, pool, engine.replica
 
     async def reserve(
-        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+        self,
+        session: str,
+        *,
+        rank: int = 0,
+        front: bool = False,
+        exclude: str = "",
+        patient: bool = True,
+        project: str = "",
+        limit: int = 0,
     ) -> Standing:
         """See `Store`."""
-        checked(session, exclude)
-        pool = self._pool
+        checked(session, exclude, project)
+        pool, share = self._pool, Share(project, limit)
         new = session not in pool.claims and session not in pool.waiters
         if new:
-            pool.enter(session, Waiter(self._me, exclude, pool.key(session, rank, front)))
-            pool.serve(session)
+            pool.enter(session, Waiter(self._me, exclude, pool.key(session, rank, front), share))
+        elif session in pool.waiters:
+            pool.waiters[session].share = share
+        pool.serve(session)
         standing = pool.standing(session)
         if new and isinstance(standing, Place) and not patient and standing.place > standing.supply:
             pool.leave(session)
@@ -84,14 +94,16 @@ class MemoryStore:
         claim.live = True
         return True
 
-    async def hold(self, session: str, node: str, epoch: int) -> bool:
+    async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
         """See `Store`."""
-        checked(session, node)
+        checked(session, node, project)
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None:
             if claim.node.id != node:
                 return False
             claim.owner, claim.live, claim.orphaned = self._me, True, inf
+            if not claim.share.project:
+                pool.charge(session, claim, Share(project, limit))
             if claim.node.epoch != epoch:
                 pool.wake(self._me, News.MOVED, session, claim.node)
             return True
@@ -99,7 +111,7 @@ class MemoryStore:
         if there is None or there.epoch != epoch or len(there.sessions) >= there.capacity:
             return False
         pool.leave(session)
-        pool.give(session, there, self._me, True)
+        pool.give(session, there, self._me, Share(project, limit), live=True)
         return True
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
@@ -107,7 +119,7 @@ class MemoryStore:
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None and not claim.live and pool.line:
             pool.leave(session)
-            pool.enter(session, Waiter(claim.owner, "", pool.key(session, rank, False)))
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, rank, False), claim.share))
             pool.serve(session)
         return pool.standing(session)
 
@@ -116,13 +128,13 @@ class MemoryStore:
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None and not claim.live:
             pool.leave(session)
-            pool.enter(session, Waiter(claim.owner, "", pool.key(session, 0, True)))
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, 0, True), claim.share))
         waiter = pool.waiters[session]
         if not waiter.away:
             waiter.away = True
             pool.line.remove(waiter.key)
         pool.serve()
-        return Place(0, pool.supply, pool.cause)
+        return pool.place(session)
 
     async def resume(self, session: str) -> Standing:
         """See `Store`."""
@@ -206,9 +218,9 @@ class MemoryStore:
     async def places(self) -> Mapping[str, Place]:
         """See `Store`."""
         pool = self._pool
-        place = {key[2]: number for number, key in enumerate(pool.line, start=1)}
+        numbers = {key[2]: number for number, key in enumerate(pool.line, start=1)}
         mine = [session for session, waiter in pool.waiters.items() if waiter.owner == self._me]
-        return {session: Place(place.get(session, 0), pool.supply, pool.cause) for session in mine}
+        return {session: pool.place(session, numbers.get(session, 0)) for session in mine}
 
     async def find(self, session: str) -> SessionView | None:
         """See `Store`."""

@@ -37,12 +37,21 @@ class Node:
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Whose slot it is, and how many of them that project may hold; 0: any number."""
+
+    project: str = ""
+    limit: int = 0
+
+
 @dataclass
 class Claim:
     """A slot that is held; `orphaned`: when it ends if nobody takes it over."""
 
     node: Node
     owner: str
+    share: Share
     live: bool = False
     orphaned: float = inf
 
@@ -61,6 +70,7 @@ class Waiter:
     owner: str
     exclude: str
     key: tuple[float, int, str]
+    share: Share
     away: bool = False
 
 
@@ -72,6 +82,7 @@ class Pool:
         self.claims: dict[str, Claim] = {}
         self.waiters: dict[str, Waiter] = {}
         self.line: list[tuple[float, int, str]] = []
+        self.projects: dict[str, set[str]] = {}  # the sessions with slots of each
         self.leader, self.until, self.token = "", 0.0, 0
         self.supply, self.cause = 0, ""
         self.clock = clock
@@ -110,7 +121,21 @@ class Pool:
         if (claim := self.claims.get(session)) is not None:
             return Grant(claim.node.id, claim.node.epoch, claim.node.replica)
         waiter = self.waiters[session]
-        return Place(0 if waiter.away else self.line.index(waiter.key) + 1, self.supply, self.cause)
+        return self.place(session, 0 if waiter.away else self.line.index(waiter.key) + 1)
+
+    def place(self, session: str, number: int = 0) -> Place:
+        """Return the place of a session by its number in line."""
+        return Place(number, self.supply, self.cause, self._at_limit(self.waiters[session].share))
+
+    def _at_limit(self, share: Share) -> bool:
+        """Whether a project holds as many slots as it may."""
+        return bool(share.project) and 0 < share.limit <= len(self.projects.get(share.project, ()))
+
+    def charge(self, session: str, claim: Claim, share: Share) -> None:
+        """Count a slot as one of a project."""
+        claim.share = share
+        if share.project:
+            self.projects.setdefault(share.project, set()).add(session)
 
     def key(self, session: str, rank: int, front: bool) -> tuple[float, int, str]:
         """Return where a session that comes now stands in line."""
@@ -126,6 +151,8 @@ class Pool:
         """Take the slot or the place from a session."""
         if (claim := self.claims.pop(session, None)) is not None:
             claim.node.sessions.discard(session)
+            if project := claim.share.project:
+                self.projects[project].discard(session)
         elif (waiter := self.waiters.pop(session, None)) is not None:
             if not waiter.away:
                 self.line.remove(waiter.key)
@@ -133,10 +160,11 @@ class Pool:
             return False
         return True
 
-    def give(self, session: str, node: Node, owner: str, live: bool = False) -> Claim:
+    def give(self, session: str, node: Node, owner: str, share: Share, *, live: bool = False) -> Claim:
         """Let a session hold a slot."""
         node.sessions.add(session)
-        claim = self.claims[session] = Claim(node, owner, live)
+        claim = self.claims[session] = Claim(node, owner, share, live)
+        self.charge(session, claim, share)
         return claim
 
     def orphan(self, session: str, claim: Claim, grace: float) -> None:
@@ -159,10 +187,12 @@ class Pool:
         self.expire()
         for key in list(self.line):
             waiter = self.waiters[key[2]]
+            if self._at_limit(waiter.share):
+                continue
             node = self.free(waiter.exclude)
             if node is not None:
                 self.leave(key[2])
-                self.give(key[2], node, waiter.owner)
+                self.give(key[2], node, waiter.owner, waiter.share)
                 if key[2] != caller:
                     self.wake(waiter.owner, News.GRANTED, key[2], node)
             elif not waiter.exclude:
@@ -213,8 +243,10 @@ class Pool:
         """Let sessions that a node lists, and that nobody claims, keep their slots as orphans."""
         for session in sessions:
             if session not in self.claims and len(node.sessions) < node.capacity:
+                waiter = self.waiters.get(session)
                 self.leave(session)
-                self.orphan(session, self.give(session, node, "", True), grace)
+                share = waiter.share if waiter is not None else Share()
+                self.orphan(session, self.give(session, node, "", share, live=True), grace)
 
     def disconnect(self, node: Node) -> None:
         """The socket of a node has gone."""

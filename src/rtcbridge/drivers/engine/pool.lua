@@ -68,14 +68,15 @@ local function put_node(node)
   refree(node)
 end
 
--- sessions: "node|node's epoch|live|token of its last yield|owner's name|owner's epoch"; an orphan's owner is "|"
+-- sessions: "node|node's epoch|live|token of its last yield|project|its limit|owner's name|owner's epoch"; an orphan's
+-- owner is "|"
 local function claim_of(session)
   local value = call('HGET', SESSIONS, session)
   if not value then return nil end
   local part = split(value)
   return {
     session = session, node = part[1], epoch = tonumber(part[2]), live = part[3] == '1', token = part[4],
-    owner = part[5] .. '|' .. part[6],
+    project = part[5], limit = part[6], owner = part[7] .. '|' .. part[8],
   }
 end
 
@@ -85,8 +86,9 @@ local function disown(owner, session) if owner ~= '|' then call('SREM', P .. 'ow
 local function put_claim(claim)
   call('SADD', P .. 'node:' .. claim.node, claim.session)
   own(claim.owner, claim.session)
+  if claim.project ~= '' then call('SADD', P .. 'project:' .. claim.project, claim.session) end
   call('HSET', SESSIONS, claim.session, table.concat({
-    claim.node, integer(claim.epoch), claim.live and '1' or '0', claim.token, claim.owner,
+    claim.node, integer(claim.epoch), claim.live and '1' or '0', claim.token, claim.project, claim.limit, claim.owner,
   }, '|'))
 end
 
@@ -107,21 +109,30 @@ local function drop_claim(claim)
   call('HDEL', SESSIONS, claim.session)
   call('SREM', P .. 'node:' .. claim.node, claim.session)
   call('ZREM', ORPHANS, claim.session)
+  if claim.project ~= '' then call('SREM', P .. 'project:' .. claim.project, claim.session) end
   disown(claim.owner, claim.session)
   local node = node_of(claim.node)
   if node then refree(node) end
 end
 
--- waiting: "excluded node|token of its last yield|owner's name|owner's epoch"; the line has its place
+-- waiting: "excluded node|token of its last yield|project|its limit|owner's name|owner's epoch"; the line has its place
 local function waiter_of(session)
   local value = call('HGET', WAITING, session)
   if not value then return nil end
   local part = split(value)
-  return { session = session, exclude = part[1], token = part[2], owner = part[3] .. '|' .. part[4] }
+  return {
+    session = session, exclude = part[1], token = part[2], project = part[3], limit = part[4],
+    owner = part[5] .. '|' .. part[6],
+  }
+end
+
+local function note_waiter(waiter)
+  local text = { waiter.exclude, waiter.token, waiter.project, waiter.limit, waiter.owner }
+  call('HSET', WAITING, waiter.session, table.concat(text, '|'))
 end
 
 local function put_waiter(waiter, score)
-  call('HSET', WAITING, waiter.session, table.concat({ waiter.exclude, waiter.token, waiter.owner }, '|'))
+  note_waiter(waiter)
   call('ZADD', LINE, score, waiter.session)
   own(waiter.owner, waiter.session)
 end
@@ -180,28 +191,41 @@ local function free_node(exclude)
   return nil
 end
 
+-- Whether a project holds as many slots of the pool as it may.
+local function at_limit(project, limit)
+  limit = tonumber(limit)
+  return project ~= '' and limit > 0 and call('SCARD', P .. 'project:' .. project) >= limit
+end
+
 local function give(waiter, node)
   put_claim({
     session = waiter.session, node = node.id, epoch = node.epoch, live = false, token = waiter.token,
-    owner = waiter.owner,
+    project = waiter.project, limit = waiter.limit, owner = waiter.owner,
   })
   refree(node)
 end
 
 -- Give the free slots to the line; all but the caller's own session are told through their replica's stream.
 local function serve(caller)
-  local at = 0
-  while call('ZCARD', LINE) > at and call('ZCARD', FREE) > 0 do
-    local session = call('ZRANGE', LINE, at, at)[1]
-    local waiter = waiter_of(session)
-    local node = free_node(waiter.exclude)
-    if node then
-      drop_waiter(waiter)
-      give(waiter, node)
-      if session ~= caller then wake(waiter.owner, 'granted', session, node) end
-    else
-      at = at + 1
+  local passed, size, full = 0, 1, {}
+  while call('ZCARD', FREE) > 0 do
+    local sessions = call('ZRANGE', LINE, passed, passed + size - 1)
+    if #sessions == 0 then return end
+    for _, session in ipairs(sessions) do
+      local waiter = waiter_of(session)
+      local limit = waiter.project .. '|' .. waiter.limit
+      full[limit] = full[limit] or at_limit(waiter.project, waiter.limit)
+      local node = not full[limit] and free_node(waiter.exclude)
+      if node then
+        drop_waiter(waiter)
+        give(waiter, node)
+        if session ~= caller then wake(waiter.owner, 'granted', session, node) end
+        if call('ZCARD', FREE) == 0 then return end
+      else
+        passed = passed + 1
+      end
     end
+    size = math.min(4 * size, 256)
   end
 end
 
@@ -222,8 +246,9 @@ local function standing(session)
   local claim, serial = claim_of(session), call('HGET', META, 'serial') or '0'
   if claim then return { 'grant', serial, claim.node, integer(claim.epoch), replica_of(node_of(claim.node)) } end
   if call('HEXISTS', WAITING, session) == 1 then
-    local score = call('ZSCORE', LINE, session) or call('HGET', AWAY, session)
-    return { 'place', serial, tostring(place_of(session)), supply(), score, cause() }
+    local score, waiter = call('ZSCORE', LINE, session) or call('HGET', AWAY, session), waiter_of(session)
+    local barred = at_limit(waiter.project, waiter.limit) and '1' or '0'
+    return { 'place', serial, tostring(place_of(session)), supply(), score, cause(), barred }
   end
   return { 'none', serial }
 end
@@ -274,6 +299,7 @@ local function reap(grace)
 end
 
 local function wipe()
+  for _, session in ipairs(call('HKEYS', SESSIONS)) do call('DEL', P .. 'project:' .. claim_of(session).project) end
   for _, id in ipairs(call('HKEYS', NODES)) do call('DEL', P .. 'node:' .. id) end
   for _, replica in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do
     call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
@@ -324,13 +350,21 @@ function run.leave(grace)
   return { 'OK' }
 end
 
-function run.reserve(session, rank, front, exclude, patient, at)
-  if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then return standing(session) end
+function run.reserve(session, rank, front, exclude, patient, at, project, limit)
+  if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then
+    local waiter = waiter_of(session)
+    if waiter and (waiter.project ~= project or waiter.limit ~= limit) then
+      waiter.project, waiter.limit = project, limit
+      note_waiter(waiter)
+      serve_unless_recovering(session)
+    end
+    return standing(session)
+  end
   local meta = call('HMGET', META, 'recover', 'serial')
-  if not meta[1] and call('ZCARD', LINE) == 0 then
+  if not meta[1] and call('ZCARD', LINE) == 0 and not at_limit(project, limit) then
     local node = free_node(exclude)
     if node then
-      give({ session = session, token = '', owner = me }, node)
+      give({ session = session, token = '', project = project, limit = limit, owner = me }, node)
       return { 'grant', meta[2] or '0', node.id, integer(node.epoch), replica_of(node) }
     end
   end
@@ -346,7 +380,9 @@ function run.reserve(session, rank, front, exclude, patient, at)
   else
     score = front == '1' and front_score() or score_of(tonumber(rank))
   end
-  put_waiter({ session = session, exclude = exclude, token = '', owner = me }, score)
+  put_waiter({
+    session = session, exclude = exclude, token = '', project = project, limit = limit, owner = me,
+  }, score)
   serve_unless_recovering(session)
   local found = standing(session)
   if found[1] == 'place' and patient == '0' and tonumber(found[3]) > tonumber(found[4]) then
@@ -372,7 +408,7 @@ function run.begin(session)
 end
 
 -- Say that a session has a slot of a node: after a loss of the engine's data, or after its owner's death.
-function run.hold(session, id, epoch, live)
+function run.hold(session, id, epoch, live, project, limit)
   local claim, waiter, node = claim_of(session), waiter_of(session), node_of(id)
   if claim then
     if claim.node ~= id then return { 'ELSEWHERE' } end
@@ -380,16 +416,21 @@ function run.hold(session, id, epoch, live)
     disown(claim.owner, session)
     call('ZREM', ORPHANS, session)
     claim.owner, claim.live = me, claim.live or live == '1'
+    if claim.project == '' then claim.project, claim.limit = project, limit end
   else
     if not node or node.epoch < tonumber(epoch) then return { 'NONODE' } end
     if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end
-    if used(id) >= node.capacity then return { 'FULL' } end
+    if used(id) >= node.capacity or (live == '0' and at_limit(project, limit)) then return { 'FULL' } end
     if waiter then drop_waiter(waiter) end
-    claim = { session = session, node = id, epoch = node.epoch, live = live == '1', token = '', owner = me }
+    claim = {
+      session = session, node = id, epoch = node.epoch, live = live == '1', token = '', project = project,
+      limit = limit, owner = me,
+    }
   end
   put_claim(claim)
   refree(node)
-  return { 'OK', integer(node.epoch), call('HGET', META, 'serial') or '0', replica_of(node) }
+  local serial = call('HGET', META, 'serial') or '0'
+  return { 'OK', integer(node.epoch), serial, replica_of(node), claim.project, claim.limit }
 end
 
 -- `token` is another one each time: it makes a second arrival of the same call do nothing.
@@ -397,7 +438,10 @@ function run.yield(session, rank, token)
   local claim = claim_of(session)
   if claim and claim.token ~= token and not claim.live and call('ZCARD', LINE) > 0 then
     drop_claim(claim)
-    put_waiter({ session = session, exclude = '', token = token, owner = claim.owner }, score_of(tonumber(rank)))
+    put_waiter({
+      session = session, exclude = '', token = token, project = claim.project, limit = claim.limit,
+      owner = claim.owner,
+    }, score_of(tonumber(rank)))
     serve_unless_recovering(session)
   end
   return standing(session)
@@ -407,7 +451,9 @@ function run.suspend(session)
   local claim, waiter = claim_of(session), waiter_of(session)
   if claim and not claim.live then
     drop_claim(claim)
-    waiter = { session = session, exclude = '', token = '', owner = claim.owner }
+    waiter = {
+      session = session, exclude = '', token = '', project = claim.project, limit = claim.limit, owner = claim.owner,
+    }
     put_waiter(waiter, front_score())
   end
   if waiter and call('HEXISTS', AWAY, session) == 0 then
@@ -472,7 +518,9 @@ function run.node(id, capacity, socket, epoch, fresh, open, info, grace, ...)
     if not claim_of(session) and used(id) < node.capacity then
       local waiter = waiter_of(session)
       if waiter then drop_waiter(waiter) end
-      orphan({ session = session, node = id, epoch = node.epoch, live = true, token = '' }, tonumber(grace))
+      local claim = { session = session, node = id, epoch = node.epoch, live = true, token = '' }
+      claim.project, claim.limit = waiter and waiter.project or '', waiter and waiter.limit or '0'
+      orphan(claim, tonumber(grace))
     end
   end
   refree(node)
@@ -540,19 +588,16 @@ function run.publish(token, slots, why)
 end
 
 function run.places()
-  local found = { 'OK', supply(), cause() }
-  local function add(session)
-    found[#found + 1] = session
-    found[#found + 1] = tostring(place_of(session))
-  end
-  if call('HLEN', WAITING) < call('SCARD', P .. 'owned:' .. me) then
-    local flat, mine = call('HGETALL', WAITING), '|' .. me
-    for at = 1, #flat, 2 do
-      if string.sub(flat[at + 1], -#mine) == mine then add(flat[at]) end
-    end
-  else
-    for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. me)) do
-      if call('HEXISTS', WAITING, session) == 1 then add(session) end
+  local found, full = { 'OK', supply(), cause() }, {}
+  local few = call('HLEN', WAITING) < call('SCARD', P .. 'owned:' .. me)
+  for _, session in ipairs(few and call('HKEYS', WAITING) or call('SMEMBERS', P .. 'owned:' .. me)) do
+    local waiter = waiter_of(session)
+    if waiter and waiter.owner == me then
+      local limit = waiter.project .. '|' .. waiter.limit
+      if full[limit] == nil then full[limit] = at_limit(waiter.project, waiter.limit) end
+      found[#found + 1] = session
+      found[#found + 1] = tostring(place_of(session))
+      found[#found + 1] = full[limit] and '1' or '0'
     end
   end
   return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from rtcbridge.drivers.engine.mirror import Mirror, NodeHere, Rumour, about_node, parse_rumour
+from rtcbridge.drivers.engine.mirror import Mirror, NodeHere, Rumour, Wish, about_node, parse_rumour
 from rtcbridge.drivers.engine.names import checked, checked_info
 from rtcbridge.drivers.engine.pipe import BACKOFF, PipeDownError
 from rtcbridge.drivers.engine.redis_telling import Telling, node_arguments
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 SCRIPT = files("rtcbridge.drivers.engine").joinpath("pool.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 _REFUSED = (b"ENGINE", b"FENCED", b"STALE")
+_NO_WISH = Wish()
 _OF_A_SLOT = frozenset({"reserve", "begin", "hold", "yield", "suspend", "resume"})
 
 
@@ -102,36 +103,47 @@ class RedisStore:
         finally:
             self._pass(self.mirror.end(subject))
 
-    def _standing(self, session: str, answer: list[Any], rank: int = 0, exclude: str = "") -> Standing:
+    def _standing(self, session: str, answer: list[Any], wish: Wish) -> Standing:
         serial = int(answer[1])
         if answer[0] == b"grant":
             standing: Standing = Grant(answer[2].decode(), int(answer[3]), answer[4].decode())
-            self.mirror.settle(session, standing, serial, rank, exclude, "")
+            self.mirror.settle(session, standing, serial, wish)
             return standing
         if answer[0] == b"none":
             self.mirror.forget(session)
             raise KeyError(session)
-        place = Place(int(answer[2]), int(answer[3]), answer[5].decode())
+        place = Place(int(answer[2]), int(answer[3]), answer[5].decode(), answer[6] == b"1")
         if answer[0] == b"out":
             self.mirror.forget(session)
-            return place
-        old = self.mirror.waiting.get(session)
-        if old is not None:
-            rank, exclude = old.rank, old.exclude
-        self.mirror.settle(session, place, serial, rank, exclude, answer[4].decode())
+        else:
+            self.mirror.settle(session, place, serial, wish, answer[4].decode())
         return place
+
+    def _wish(self, session: str) -> Wish:
+        return self.mirror.wish(session) or _NO_WISH
 
     # --- sessions ---
 
     async def reserve(
-        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+        self,
+        session: str,
+        *,
+        rank: int = 0,
+        front: bool = False,
+        exclude: str = "",
+        patient: bool = True,
+        project: str = "",
+        limit: int = 0,
     ) -> Standing:
         """See `Store`."""
-        checked(session, exclude)
+        checked(session, exclude, project)
         with self._calling(session):
             self.mirror.releasing.discard(session)
-            answer = await self.call("reserve", session, rank, int(front), exclude, int(patient), "")
-            return self._standing(session, answer, rank, exclude)
+            how = (rank, int(front), exclude, int(patient), "", project, limit)
+            answer = await self.call("reserve", session, *how)
+            if (old := self.mirror.wish(session)) is not None:
+                rank, exclude = old.rank, old.exclude
+            return self._standing(session, answer, Wish(rank, exclude, project, limit))
 
     async def release(self, session: str) -> bool:
         """See `Store`."""
@@ -151,15 +163,15 @@ class RedisStore:
                 held.live = True
             return bool((await self.call("begin", session))[1] == b"1")
 
-    async def hold(self, session: str, node: str, epoch: int) -> bool:
+    async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
         """See `Store`."""
-        checked(session, node)
+        checked(session, node, project)
         with self._calling(session):
-            answer = await self.call("hold", session, node, epoch, 1)
+            answer = await self.call("hold", session, node, epoch, 1, project, limit)
             if answer[0] != b"OK":
                 return False
             grant, serial = Grant(node, int(answer[1]), answer[3].decode()), int(answer[2])
-            self.mirror.settle(session, grant, serial, 0, "", "")
+            self.mirror.settle(session, grant, serial, Wish(0, "", answer[4].decode(), int(answer[5])))
             self.mirror.held[session].live = True
             if grant.epoch != epoch:
                 self._pass([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
@@ -170,13 +182,17 @@ class RedisStore:
         checked(session)
         with self._calling(session):
             token = f"{self._engine.replica}.{next(self._tokens)}"
-            return self._standing(session, await self.call("yield", session, rank, token), rank)
+            answer = await self.call("yield", session, rank, token)
+            old = self._wish(session)
+            wish = old if session in self.mirror.waiting else Wish(rank, "", old.project, old.limit)
+            return self._standing(session, answer, wish)
 
     async def suspend(self, session: str) -> Place:
         """See `Store`."""
         checked(session)
         with self._calling(session):
-            standing = self._standing(session, await self.call("suspend", session))
+            answer = await self.call("suspend", session)
+            standing = self._standing(session, answer, self._wish(session))
             if isinstance(standing, Grant):
                 raise KeyError(session)
             return standing
@@ -185,7 +201,8 @@ class RedisStore:
         """See `Store`."""
         checked(session)
         with self._calling(session):
-            return self._standing(session, await self.call("resume", session))
+            answer = await self.call("resume", session)
+            return self._standing(session, answer, self._wish(session))
 
     # --- nodes ---
 
