@@ -105,12 +105,13 @@ class Mirror:
 
     def end(self, subject: str) -> list[Wake]:
         """It has come back: return the news that waited for that."""
-        left = self._calls[subject] - 1
+        left = self._calls.pop(subject) - 1
         if left:
             self._calls[subject] = left
             return []
-        del self._calls[subject]
-        kept = self._kept.pop(subject, ()) if self._kept else ()
+        if subject not in self._kept:
+            return []
+        kept = self._kept.pop(subject)
         return [wake for rumour in kept for wake in self.take(rumour)]
 
     def wish(self, session: str) -> Wish | None:

@@ -4,7 +4,6 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,6 @@ from rtcbridge.ports_engine import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rtcbridge.drivers.engine.redis_engine import RedisEngine
 
 SCRIPT = files("rtcbridge.drivers.engine").joinpath("pool.lua").read_bytes()
@@ -45,6 +42,22 @@ _OF_A_SLOT = frozenset({"reserve", "begin", "hold", "yield", "suspend", "resume"
 def prefix(pool: str) -> str:
     """What the keys of a pool begin with; the braces keep them together on one server of a cluster."""
     return f"rtcbridge:{{{pool}}}:"
+
+
+class _Calling:
+    """A call of a session, or of a node by `about_node`, is under way."""
+
+    __slots__ = ("_store", "_subject")
+
+    def __init__(self, store: "RedisStore", subject: str) -> None:
+        self._store, self._subject = store, subject
+
+    def __enter__(self) -> None:
+        self._store.mirror.begin(self._subject)
+
+    def __exit__(self, *_: object) -> None:
+        if wakes := self._store.mirror.end(self._subject):
+            self._store.pass_on(wakes)
 
 
 class RedisStore:
@@ -69,14 +82,28 @@ class RedisStore:
     async def call(self, command: str, *arguments: Any) -> list[Any]:
         """Send one command until it is answered. Raises EngineAwayError."""
         engine = self._engine
+        began = asyncio.get_running_loop().time()
+        if engine.pipe.up.is_set() and not self.telling.missing:  # nearly always; what follows costs more than this
+            try:
+                answer: list[Any] = await self.script(command, *arguments)
+            except (PipeDownError, ResponseError):
+                pass
+            else:
+                if answer[0] not in _REFUSED:
+                    return answer
+                engine.pipe.restart()
+        return await self._insist(began + engine.patience, command, *arguments)
+
+    async def _insist(self, until: float, command: str, *arguments: Any) -> list[Any]:
+        engine = self._engine
         try:
-            async with asyncio.timeout(engine.patience):
+            async with asyncio.timeout_at(until):
                 while True:
                     await engine.pipe.up.wait()
-                    if self.telling.missing and command in _OF_A_SLOT:
+                    if command in _OF_A_SLOT:
                         await self.telling.of(arguments[0])
                     try:
-                        answer = await self.script(command, *arguments)
+                        answer: list[Any] = await self.script(command, *arguments)
                     except NoScriptError:
                         await engine.pipe.call("SCRIPT", "LOAD", SCRIPT)
                         continue
@@ -84,7 +111,7 @@ class RedisStore:
                         await asyncio.sleep(BACKOFF)
                         continue
                     if answer[0] not in _REFUSED:
-                        return list(answer)
+                        return answer
                     engine.pipe.restart()
                     await asyncio.sleep(BACKOFF)
         except TimeoutError:
@@ -94,14 +121,8 @@ class RedisStore:
         except ResponseError as error:
             raise EngineError(f"engine {engine.url}: {error}") from None
 
-    @contextmanager
-    def _calling(self, subject: str) -> "Iterator[None]":
-        """A call of a session, or of a node by `about_node`, is under way."""
-        self.mirror.begin(subject)
-        try:
-            yield
-        finally:
-            self._pass(self.mirror.end(subject))
+    def _calling(self, subject: str) -> "_Calling":
+        return _Calling(self, subject)
 
     def _standing(self, session: str, answer: list[Any], wish: Wish) -> Standing:
         serial = int(answer[1])
@@ -174,7 +195,7 @@ class RedisStore:
             self.mirror.settle(session, grant, serial, Wish(0, "", answer[4].decode(), int(answer[5])))
             self.mirror.held[session].live = True
             if grant.epoch != epoch:
-                self._pass([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
+                self.pass_on([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
             return True
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
@@ -282,9 +303,9 @@ class RedisStore:
 
     def take(self, rumour: Rumour) -> None:
         """Take news, and pass on what is new to this replica."""
-        self._pass(self.mirror.take(rumour))
+        self.pass_on(self.mirror.take(rumour))
 
-    def _pass(self, wakes: Sequence[Wake]) -> None:
-        """In a turn of their own, so that whoever waits for an answer has it before news that are newer."""
+    def pass_on(self, wakes: Sequence[Wake]) -> None:
+        """Tell news in a turn of their own, so that whoever waits for an answer has it before news that are newer."""
         for wake in wakes:
             asyncio.get_running_loop().call_soon(self._engine.woken, self.pool, wake)
