@@ -53,6 +53,7 @@ class SharedPool(Pool):
         self._live: set[str] = set()  # whose offer has gone to the node
         self._lost: set[str] = set()  # told so, and not given back yet
         self._heir_of = ""
+        self.replicas = 1
         self._projects_of: dict[str, str] = {}
         self._ranks = ranks
 
