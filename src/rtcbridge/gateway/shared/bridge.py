@@ -90,7 +90,7 @@ class SharedBridge(Bridge):
         ranks = {project.id: project.priority for project in config.project_specs()}
 
         def make(spec: PoolSpec, projects: Projects | None, stirred: Callable[[str], object]) -> Pool:
-            return SharedPool(spec, stirred, engine.store(spec.name), ranks)
+            return SharedPool(spec, stirred, engine.store(spec.name), ranks, clock)
 
         super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
         self.engine = engine
