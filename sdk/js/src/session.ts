@@ -108,6 +108,7 @@ export class Session extends Emitter<SessionEvents> {
     const bridge = this.#bridge;
     if (!bridge?.extended) throw new BridgeError("update_unsupported");
     const values = await this.#updates.update(params, (message) => bridge.send(message));
+    this.#control.remember(params);
     this.emit("values", values);
     return values;
   }

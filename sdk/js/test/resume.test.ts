@@ -78,6 +78,8 @@ test("a change of parameters over the socket is acknowledged, also after a drop"
   stage.socket.tell({ type: "error", message: "too much", code: "update_refused", retryable: false, id: 2 });
   await assert.rejects(second, { code: "rejected", message: "too much" });
   assert.deepEqual(stage.errors, []);
+  stage.peer.channel.open(); // as that of a new node, which gets what was acknowledged
+  assert.deepEqual(stage.peer.channel.sent.at(-1)?.params, { strength: 0.5 });
 });
 
 test("a change that is never acknowledged", async () => {
