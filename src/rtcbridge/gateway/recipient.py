@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Protocol
 
 from rtcbridge.core.errors import Error
-from rtcbridge.core.messages import NodeUpdated, Status
+from rtcbridge.core.messages import NodeUpdated, Status, UpdateId
 
 if TYPE_CHECKING:
     from rtcbridge.gateway.bridge import Entry
@@ -27,8 +27,8 @@ class Client(Protocol):
     def inform(self, status: Status) -> None:
         """Say where its session stands."""
 
-    def refuse(self, error: Error) -> None:
-        """Say that something cannot be."""
+    def refuse(self, error: Error, text: str = "", id: UpdateId | None = None) -> None:
+        """Say that something cannot be, in other words than the error's own if there are any; `id`: of an update."""
 
     def over(self, reason: str) -> None:
         """Say that its session has ended, if it is one that is told."""

@@ -157,7 +157,7 @@ class SharedNodeSocket(Socket):
         if (older := bridge.links.get(node)) is not None:
             older.cut(CloseCode.POLICY, "replaced by a newer connection")
         link = self._link = bridge.links[node] = Link(node, bridge.config.server.node_outbox)
-        link.epoch = self.epoch
+        link.epoch, link.updates = self.epoch, asked.labels.get(messages.UPDATES) is True
         link.attach(self)
         self.send(messages.encode(messages.Registered(node, self.epoch, bridge.config.nodes.heartbeat)))
         if draining:
