@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import Any
@@ -109,6 +110,7 @@ class Bridge:
         self.sessions: dict[str, Entry] = {}
         self.clients: set[Client] = set()
         self.starts = {name: RecentCount() for name in self.pools}  # of sessions, by pool
+        self.ends = Counter[str]()  # the same
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
         self._deadlines = wheel.lane(self.session_spec.answer_timeout, self._due)
         self._pool_of: dict[str, Pool] = {}  # by project
@@ -296,8 +298,9 @@ class Bridge:
     def _end(self, entry: Entry, effect: End, now: float) -> None:
         session, pool, client = entry.session, entry.pool, entry.client
         if entry.begun:
+            its, node = self.nodes.get(session.node, (pool, None))
+            self.ends[its.spec.name] += 1
             self.ledger.session_ended(session.id, self.wall(), effect.reason)
-            _, node = self.nodes.get(session.node, (None, None))
             if node is not None and node.state in UP:
                 self.links[node.id].send(messages.encode(messages.SessionEnd(session.id, effect.reason)))
         pool.leave(session.id, now)

@@ -13,6 +13,7 @@ from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.http import make_app
 from rtcbridge.gateway.listener import Listener, Request, tls_context
+from rtcbridge.gateway.metrics import Metrics
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
@@ -36,6 +37,7 @@ class Server:
 
     Attributes:
         actions: What people may do to nodes; there once it is started.
+        metrics: What Prometheus is told, if it is.
     """
 
     actions: Actions
@@ -67,15 +69,19 @@ class Server:
         )
         self._reconciler: Reconciler | None = None
         self._windows = Windows(self.bridge)
+        metrics = config.server.metrics
+        self.metrics = Metrics(metrics, self.bridge, lambda: self._ready) if metrics else None
 
     async def start(self) -> None:
         """Listen, take up what an earlier life left, and begin to work.
 
         Raises:
-            OSError: The address is taken or not ours, or a TLS file is not usable.
+            OSError: An address is taken or not ours, or a TLS file is not usable.
         """
         server = self.config.server
         tls = tls_context(server.tls_cert, server.tls_key) if server.tls_cert else None
+        if self.metrics is not None:
+            await self.metrics.start()
         self._admin.overrides.restore()
         self.bridge.restore()
         await self.listener.start(server.host, server.port, tls)
@@ -108,6 +114,8 @@ class Server:
         if self._reconciler is not None:
             await self._reconciler.stop()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
+        if self.metrics is not None:
+            await self.metrics.stop()
         await self._ledger.flush()
         for provider in self._providers.values():
             await provider.close()
