@@ -15,6 +15,7 @@ from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.extended import ExtendedSocket
 from rtcbridge.gateway.http import make_app
 from rtcbridge.gateway.listener import Listener, Request, tls_context
+from rtcbridge.gateway.metrics import Metrics
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
@@ -45,6 +46,7 @@ class Server:
     Attributes:
         actions: What people may do to nodes; there once it is started.
         visits: The clients of the extension.
+        metrics: What Prometheus is told, if it is.
     """
 
     actions: Actions
@@ -83,16 +85,20 @@ class Server:
         )
         self._reconciler: Reconciler | None = None
         self._windows = Windows(self.bridge)
+        metrics = config.server.metrics
+        self.metrics = Metrics(metrics, self.bridge, lambda: self._ready) if metrics else None
 
     async def start(self) -> None:
         """Listen, take up what an earlier life left, and begin to work.
 
         Raises:
-            OSError: The address is taken or not ours, or a TLS file is not usable.
-        EngineError: What is shared cannot be reached.
+            OSError: An address is taken or not ours, or a TLS file is not usable.
+            EngineError: What is shared cannot be reached.
         """
         server = self.config.server
         tls = tls_context(server.tls_cert, server.tls_key) if server.tls_cert else None
+        if self.metrics is not None:
+            await self.metrics.start()
         self._admin.overrides.restore()
         self.bridge.restore()
         if isinstance(self.bridge, SharedBridge):
@@ -145,6 +151,8 @@ class Server:
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
         if isinstance(self.bridge, SharedBridge):
             await self.bridge.part()
+        if self.metrics is not None:
+            await self.metrics.stop()
         await self._ledger.flush()
         for provider in self._providers.values():
             await provider.close()
