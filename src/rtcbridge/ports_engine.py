@@ -109,7 +109,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     """All that the engine knows of a pool, at one instant.
 
     `line` has the sessions in the order in which they are served, `away` the suspended ones; `recovering`: seconds
-    until slots are given away again, behind a loss of the engine's data. `replicas` are those with a lease, by the
+    until slots are given away again, behind a loss of the engine's data; `excluding`: of those in line that may not
+    have every node, the one that each may not have. `replicas` are those with a lease, by the
     addresses of their buses, and so is `leader`.
     """
 
@@ -121,6 +122,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     leader: str
     supply: int
     recovering: float
+    excluding: Mapping[str, str] = {}
 
 
 class Registered(Struct, frozen=True):
@@ -179,6 +181,15 @@ class Store(Protocol):
             project: whose slots are counted.
             limit: of them; while so many are held, the session keeps its place and those behind it are served. 0: none.
                 That of a session that waits already is replaced.
+        """
+        ...
+
+    async def succeed(self, session: str, old: str, *, rank: int = 0, project: str = "", limit: int = 0) -> Standing:
+        """Take what the session `old` has, whose slot was lost: a place before all others, or a slot by now.
+
+        A session that is told `News.LOST` keeps that place until it is released, or another one of this replica
+        succeeds it. If it has nothing any more, the place is at the front all the same. `project` and `limit` are as in
+        `reserve`; without them, they are those of `old`.
         """
         ...
 

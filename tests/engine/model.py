@@ -279,6 +279,7 @@ class World:
             session.epoch, session.at = int(epoch), at
         elif session.state in ("held", "live") and news == "lost":
             self.lost(number)
+            session.state = "ending"  # it has a place in line, which is to be given back
 
     def _orphan(self, r: int, number: int) -> None:
         """Take note; what has ended is given back."""

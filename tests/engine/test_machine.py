@@ -163,7 +163,8 @@ class Machine(RuleBasedStateMachine):
         lost = self.do(self.replicas[0].store.look()).nodes[node].sessions
         assert self.do(self.replicas[self.at.pop(node)].store.node_gone(node, self.epochs[node]))
         self.up.discard(node)
-        for session in lost:
+        for session in sorted(lost):
+            assert self.do(self.replicas[self.owner[session]].store.release(session))
             self.forget(session)
 
     @invariant()

@@ -139,7 +139,8 @@ async def test_a_node_that_comes_back_without_a_session_has_lost_it(make):
     assert await a.store.begin("alive")
     assert await a.store.begin("dead")
     back = await b.store.node_up("n1", 3, "socket-2", ["alive"])
-    assert (back.epoch, sorted(back.sessions)) == (2, ["alive", "reserved"])
+    assert (back.epoch, sorted(back.sessions)) == (2, ["alive", "dead", "reserved"])  # before all others, a slot anew
+    assert not (await a.store.look()).sessions["dead"].live
     await a.until(lambda: len(a.wakes) == 3)
     assert set(a.wakes) == {
         Wake(News.LOST, "dead", "n1", 2, b.address),
@@ -158,6 +159,40 @@ async def test_a_node_that_is_gone_loses_its_sessions(make):
     view = await a.store.look()
     assert not view.nodes
     assert not view.sessions
+    assert view.line == ["s1"]  # until its replica has spoken
+    assert await a.store.release("s1")
+    assert not (await a.store.look()).line
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_who_succeeds_a_lost_session_is_before_all_others(make, back):
+    a, b = await make(), await make()
+    await b.store.node_up("n1", 1, "socket-1")
+    await a.store.reserve("s1")
+    await a.store.begin("s1")
+    assert await b.store.reserve("other", front=True) == Place(1, 0)
+    if back:
+        await b.store.node_up("n1", 1, "socket-2")
+    else:
+        await b.store.node_gone("n1", 1)
+    await a.until(lambda: bool(a.news(News.LOST)))
+    for _ in range(2):
+        standing = await a.store.succeed("s2", "s1")
+        assert standing == (Grant("n1", 2, b.address) if back else Place(1, 0))
+    view = await a.store.look()
+    assert (list(view.sessions), view.line) == ((["s2"], ["other"]) if back else ([], ["s2", "other"]))
+    assert not await a.store.release("s1")
+    assert await a.store.succeed("s3", "s1") == Place(1, 0)
+    assert await a.store.succeed("s4", "nobody", rank=3) == Place(1, 0)
+
+
+async def test_what_those_in_line_may_not_have_is_shown(make):
+    a = await make()
+    await a.store.reserve("s1", exclude="n1")
+    await a.store.reserve("s2")
+    assert (await a.store.look()).excluding == {"s1": "n1"}
+    await a.store.release("s1")
+    assert not (await a.store.look()).excluding
 
 
 async def test_live_sessions_outlive_their_replica_and_are_taken_over(make):
@@ -425,6 +460,21 @@ async def test_a_session_that_is_taken_over_counts_for_its_project(make):
     assert await a.store.reserve("s2", **mine) == Place(1, 0, barred=True)
     assert await a.store.release("s1")
     await a.until(lambda: bool(a.news(News.GRANTED)))
+
+
+async def test_a_lost_session_and_its_successor_are_of_the_same_project(make):
+    a = await make()
+    mine = {"project": "MINE01", "limit": 1}
+    await a.store.node_up("n1", 1, "socket-1")
+    await a.store.reserve("s1", **mine)
+    await a.store.begin("s1")
+    assert await a.store.reserve("s2", **mine) == Place(1, 0, barred=True)
+    await a.store.node_gone("n1", 1)
+    assert await a.store.succeed("s3", "s1") == Place(1, 0)
+    await a.store.node_up("n2", 2, "socket-2")
+    await a.until(lambda: bool(a.news(News.GRANTED)))
+    assert await a.store.places() == {"s2": Place(1, 0, barred=True)}
+    assert await a.store.succeed("s4", "nobody", **mine) == Place(1, 0, barred=True)
 
 
 async def test_names_that_the_records_cannot_hold_are_refused(make):

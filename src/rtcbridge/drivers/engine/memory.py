@@ -81,8 +81,30 @@ class MemoryStore:
             pool.leave(session)
         return standing
 
+    async def succeed(self, session: str, old: str, *, rank: int = 0, project: str = "", limit: int = 0) -> Standing:
+        """See `Store`."""
+        checked(session, old, project)
+        pool = self._pool
+        if session in pool.claims or session in pool.waiters:
+            return pool.standing(session)
+        claim, waiter = pool.claims.get(old), pool.waiters.get(old)
+        pool.lost.discard(old)
+        has = claim or waiter
+        share = has.share if has is not None and not project else Share(project, limit)
+        if claim is not None and not claim.live and claim.owner == self._me:
+            pool.leave(old)
+            pool.give(session, claim.node, self._me, share)
+        elif waiter is not None and waiter.owner == self._me:
+            pool.leave(old)
+            pool.enter(session, Waiter(self._me, "", (*waiter.key[:2], session), share))
+            pool.serve(session)
+        else:
+            return await self.reserve(session, rank=rank, front=True, project=share.project, limit=share.limit)
+        return pool.standing(session)
+
     async def release(self, session: str) -> bool:
         """See `Store`."""
+        self._pool.lost.discard(session)
         known = self._pool.leave(session)
         self._pool.serve()
         return known
@@ -193,9 +215,8 @@ class MemoryStore:
             return False
         pool.remove(there)
         for session in sorted(there.sessions):
-            owner = pool.claims[session].owner
-            pool.leave(session)
-            pool.wake(owner, News.LOST, session, there)
+            pool.lose(session, there)
+        pool.serve()
         return True
 
     async def lead(self) -> Lead:
@@ -239,6 +260,7 @@ class MemoryStore:
             leader=pool.leader if pool.until > self._engine.hub.clock() else "",
             supply=pool.supply,
             recovering=0.0,
+            excluding={session: waiter.exclude for session, waiter in pool.waiters.items() if waiter.exclude},
         )
 
 

@@ -86,6 +86,7 @@ class Pool:
         self.leader, self.until, self.token = "", 0.0, 0
         self.supply, self.cause = 0, ""
         self.clock = clock
+        self.lost: set[str] = set()  # sessions whose owner is told so: what they get now is no news of theirs
         self._gone = 0  # no node that has gone had a higher epoch
         self._order = itertools.count(1)
         self._wake = wake
@@ -100,21 +101,14 @@ class Pool:
         node, claim = self.nodes.get(wake.node), self.claims.get(wake.session)
         match wake.news:
             case News.LOST:
-                return claim is None
+                return wake.session in self.lost
             case News.REPLACED:
                 return node is None or node.replica == wake.replica
             case News.MOVED:
-                return (
-                    claim is not None
-                    and claim.node is node
-                    and (node.epoch, node.replica)
-                    == (
-                        wake.epoch,
-                        wake.replica,
-                    )
-                )
+                here = claim is not None and claim.node is node and wake.session not in self.lost
+                return here and node is not None and (node.epoch, node.replica) == (wake.epoch, wake.replica)
             case _:
-                return claim is not None and claim.node is node
+                return claim is not None and claim.node is node and wake.session not in self.lost
 
     def standing(self, session: str) -> Standing:
         """Return what a session has."""
@@ -159,6 +153,15 @@ class Pool:
         else:
             return False
         return True
+
+    def lose(self, session: str, node: Node) -> None:
+        """A slot is lost with its node; its session waits before all others until its owner has spoken."""
+        claim = self.claims[session]
+        self.leave(session)
+        if claim.owner:
+            self.lost.add(session)
+            self.enter(session, Waiter(claim.owner, "", self.key(session, 0, True), claim.share))
+            self.wake(claim.owner, News.LOST, session, node)
 
     def give(self, session: str, node: Node, owner: str, share: Share, *, live: bool = False) -> Claim:
         """Let a session hold a slot."""
@@ -234,8 +237,7 @@ class Pool:
         for session in sorted(node.sessions):
             claim = self.claims[session]
             if claim.live and session not in sessions:
-                self.leave(session)
-                self.wake(claim.owner, News.LOST, session, node)
+                self.lose(session, node)
         self._moved(node)
         return node
 

@@ -3,6 +3,7 @@
 -- ARGV: command, engine's epoch, this replica as "name|epoch", generation of its connection, then what the command takes.
 local P, cmd, me = KEYS[1], ARGV[1], ARGV[3]
 local META, NODES, INFO, FREE, SESSIONS = P .. 'meta', P .. 'nodes', P .. 'info', P .. 'free', P .. 'sessions'
+local EXCLUDING = P .. 'excluding'
 local LINE, WAITING, AWAY, REPLICAS, ORPHANS = P .. 'line', P .. 'waiting', P .. 'away', P .. 'replicas', P .. 'orphans'
 local call = redis.call
 local STEP = 4294967296 -- between two ranks of the line; within one, the order of coming
@@ -133,6 +134,7 @@ end
 
 local function put_waiter(waiter, score)
   note_waiter(waiter)
+  if waiter.exclude ~= '' then call('HSET', EXCLUDING, waiter.session, waiter.exclude) end
   call('ZADD', LINE, score, waiter.session)
   own(waiter.owner, waiter.session)
 end
@@ -141,11 +143,25 @@ local function drop_waiter(waiter)
   call('HDEL', WAITING, waiter.session)
   call('ZREM', LINE, waiter.session)
   call('HDEL', AWAY, waiter.session)
+  if waiter.exclude ~= '' then call('HDEL', EXCLUDING, waiter.session) end
   disown(waiter.owner, waiter.session)
 end
 
 local function score_of(rank) return rank * STEP + call('HINCRBY', META, 'last', 1) end
 local function front_score() return FRONT * STEP - call('HINCRBY', META, 'pushed', 1) end
+
+-- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session
+-- succeed it, or releases it: in between, nobody overtakes it.
+local function lose(claim, node)
+  drop_claim(claim)
+  if claim.owner ~= '|' then
+    put_waiter({
+      session = claim.session, exclude = '', token = '', project = claim.project, limit = claim.limit,
+      owner = claim.owner,
+    }, front_score())
+    wake(claim.owner, 'lost', claim.session, node)
+  end
+end
 
 -- Tell of an orphan, but while owners are still coming back.
 local function tell_orphan(node, session)
@@ -304,7 +320,7 @@ local function wipe()
   for _, replica in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do
     call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
   end
-  call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, REPLICAS, ORPHANS)
+  call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, EXCLUDING, REPLICAS, ORPHANS)
 end
 
 local run = {}
@@ -390,6 +406,28 @@ function run.reserve(session, rank, front, exclude, patient, at, project, limit)
     found[1] = 'out'
   end
   return found
+end
+
+-- What a session that was lost has in line goes to another, or what it has got since; so does its project, if none is
+-- named.
+function run.succeed(session, old, rank, project, limit)
+  local claim, waiter = claim_of(old), waiter_of(old)
+  if claim_of(session) or waiter_of(session) then return standing(session) end
+  local has = claim or waiter
+  if project == '' and has then project, limit = has.project, has.limit end
+  local new = { session = session, exclude = '', token = '', project = project, limit = limit, owner = me }
+  if claim and not claim.live and claim.owner == me then
+    drop_claim(claim)
+    give(new, node_of(claim.node))
+  elseif waiter and waiter.owner == me then
+    local score = call('ZSCORE', LINE, old) or call('HGET', AWAY, old)
+    drop_waiter(waiter)
+    put_waiter(new, score)
+    serve_unless_recovering(session)
+  else
+    return run.reserve(session, rank, '1', '', '1', '', project, limit)
+  end
+  return standing(session)
 end
 
 function run.release(session)
@@ -508,10 +546,7 @@ function run.node(id, capacity, socket, epoch, fresh, open, info, grace, ...)
   end
   for _, session in ipairs(fresh == '1' and not same and call('SMEMBERS', P .. 'node:' .. id) or {}) do
     local claim = claim_of(session)
-    if claim.live and not listed[session] then
-      drop_claim(claim)
-      wake(claim.owner, 'lost', session, node)
-    end
+    if claim.live and not listed[session] then lose(claim, node) end
   end
   if old and (old.epoch ~= node.epoch or replica_of(old) ~= replica_of(node)) then tell_moved(node) end
   for _, session in ipairs(same and {} or { ... }) do
@@ -563,10 +598,9 @@ function run.gone(id, epoch)
   if node.epoch > tonumber(call('HGET', META, 'gone') or '0') then call('HSET', META, 'gone', integer(node.epoch)) end
   wake_replica(node, 'forgotten')
   for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. id)) do
-    local claim = claim_of(session)
-    drop_claim(claim)
-    wake(claim.owner, 'lost', session, node)
+    lose(claim_of(session), node)
   end
+  serve_unless_recovering('')
   return { 'OK', '1' }
 end
 
@@ -614,6 +648,7 @@ function run.look()
   return {
     'OK', call('HGETALL', NODES), call('HGETALL', INFO), call('HGETALL', SESSIONS), call('ZRANGE', LINE, 0, -1),
     call('HKEYS', AWAY), call('ZRANGE', REPLICAS, 0, -1), leader or '', supply(), integer(recovering()),
+    call('HGETALL', EXCLUDING),
   }
 end
 

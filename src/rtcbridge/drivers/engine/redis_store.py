@@ -166,6 +166,14 @@ class RedisStore:
                 rank, exclude = old.rank, old.exclude
             return self._standing(session, answer, Wish(rank, exclude, project, limit))
 
+    async def succeed(self, session: str, old: str, *, rank: int = 0, project: str = "", limit: int = 0) -> Standing:
+        """See `Store`."""
+        checked(session, old, project)
+        with self._calling(session):
+            self.mirror.releasing.discard(session)
+            answer = await self.call("succeed", session, old, rank, project, limit)
+            return self._standing(session, answer, self.mirror.wish(session) or Wish(rank, "", project, limit))
+
     async def release(self, session: str) -> bool:
         """See `Store`."""
         checked(session)

@@ -63,4 +63,5 @@ def pool_view(parts: Sequence[Any]) -> PoolView:
         leader=parts[6].decode().partition("|")[0],
         supply=int(parts[7]),
         recovering=int(parts[8]) / 1000,
+        excluding=dict(pairs(parts[9])),
     )
