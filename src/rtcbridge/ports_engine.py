@@ -123,6 +123,7 @@ class PoolView(Struct, frozen=True, kw_only=True):
     supply: int
     recovering: float
     excluding: Mapping[str, str] = {}
+    version: str = ""
 
 
 class Registered(Struct, frozen=True):
@@ -140,6 +141,7 @@ class Lead(Struct, frozen=True):
 
     token: int
     leader: str
+    replicas: int  # how many there are
 
 
 INFO_LIMIT = 64 * 1024  # bytes of a node's `info`
@@ -230,6 +232,7 @@ class Store(Protocol):
         *,
         open: bool = True,
         info: str = "",
+        supply: int | None = None,
     ) -> Registered:
         """A node has dialled in at this replica. The newest socket counts.
 
@@ -245,6 +248,7 @@ class Store(Protocol):
             epoch: the last one that it knows.
             open: whether it takes new sessions.
             info: any text up to 64 KiB, for `look`.
+            supply: what the leader says that the supply is without this node; so that no place is told a wrong one.
 
         Returns:
             A new epoch, above all before and above `epoch`; the sessions with a slot there.
@@ -273,8 +277,11 @@ class Store(Protocol):
         """
         ...
 
-    async def publish(self, token: int, supply: int, cause: str = "") -> None:
-        """Say how many slots are on their way, and why no more. Raises FencedError, and then nothing is written."""
+    async def publish(self, token: int, supply: int, cause: str = "", version: str = "") -> bool:
+        """Say how many slots are on their way, and why no more. Raises FencedError, and then nothing is written.
+
+        False if the nodes have changed since the view of this `version`, and then nothing is written either.
+        """
         ...
 
     async def places(self) -> Mapping[str, Place]:

@@ -99,7 +99,7 @@ class World:
     def tell(self, r: int) -> None:
         for n, socket, epoch in self.replicas[r].books:
             opened = int(socket != "")
-            answer = self.ask(r, "node", f"n{n}", self.size.capacity, socket, epoch, 0, opened, "", GRACE)
+            answer = self.ask(r, "node", f"n{n}", self.size.capacity, socket, epoch, 0, opened, "", GRACE, "")
             if answer[0] != "OK" and epoch < int(answer[1]):
                 self.replicas[r].note(n)
         for number, session in enumerate(self.sessions):
@@ -160,7 +160,7 @@ class World:
         """A node dials in, anew, at the replica that has its socket from now on."""
         node = self.nodes[n]
         sessions = [f"s{number}" for number in sorted(node.running)]
-        arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, "", GRACE, *sessions)
+        arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, "", GRACE, "", *sessions)
         answer = self.ask(node.socket, *arguments)
         if answer[0] != "OK":
             self.attach(node.socket)

@@ -93,13 +93,13 @@ class MemoryStore:
         share = has.share if has is not None and not project else Share(project, limit)
         if claim is not None and not claim.live and claim.owner == self._me:
             pool.leave(old)
-            pool.give(session, claim.node, self._me, share)
+            pool.give(session, claim.node, self._me, claim.share)
         elif waiter is not None and waiter.owner == self._me:
             pool.leave(old)
-            pool.enter(session, Waiter(self._me, "", (*waiter.key[:2], session), share))
+            pool.enter(session, Waiter(self._me, "", (*waiter.key[:2], session), waiter.share))
             pool.serve(session)
         else:
-            return await self.reserve(session, rank=rank, front=True, project=share.project, limit=share.limit)
+            return await self.reserve(session, rank=rank, front=True, project=project, limit=limit)
         return pool.standing(session)
 
     async def release(self, session: str) -> bool:
@@ -177,6 +177,7 @@ class MemoryStore:
         *,
         open: bool = True,
         info: str = "",
+        supply: int | None = None,
     ) -> Registered:
         """See `Store`."""
         checked(node, socket, *sessions)
@@ -187,6 +188,7 @@ class MemoryStore:
             there.capacity = capacity
             pool.adopt(there, sessions, self._engine.grace)
         there.capacity, there.open, there.info = capacity, open, info
+        pool.supply = pool.supply if supply is None else supply
         pool.serve()
         return Registered(there.epoch, {session: pool.claims[session].owner for session in there.sessions})
 
@@ -224,17 +226,20 @@ class MemoryStore:
         pool, now = self._pool, self._engine.hub.clock()
         valid = bool(pool.leader) and pool.until > now
         if valid and pool.leader != self._me:
-            return Lead(0, pool.leader)
+            return Lead(0, pool.leader, len(self._engine.hub.engines))
         if not valid:
             pool.token += 1
         pool.leader, pool.until = self._me, now + self._engine.lease
-        return Lead(pool.token, self._me)
+        return Lead(pool.token, self._me, len(self._engine.hub.engines))
 
-    async def publish(self, token: int, supply: int, cause: str = "") -> None:
+    async def publish(self, token: int, supply: int, cause: str = "", version: str = "") -> bool:
         """See `Store`."""
         if token != self._pool.token:
             raise FencedError("another replica leads the pool")
+        if version not in ("", self._pool.version):
+            return False
         self._pool.supply, self._pool.cause = supply, cause
+        return True
 
     async def places(self) -> Mapping[str, Place]:
         """See `Store`."""
@@ -260,6 +265,7 @@ class MemoryStore:
             leader=pool.leader if pool.until > self._engine.hub.clock() else "",
             supply=pool.supply,
             recovering=0.0,
+            version=pool.version,
             excluding={session: waiter.exclude for session, waiter in pool.waiters.items() if waiter.exclude},
         )
 

@@ -91,6 +91,11 @@ class Pool:
         self._order = itertools.count(1)
         self._wake = wake
 
+    @property
+    def version(self) -> str:
+        """Another one after each change of a node."""
+        return str([(node.id, node.capacity, node.epoch, node.open, node.replica) for node in self.nodes.values()])
+
     def wake(self, owner: str, news: News, session: str, node: Node) -> None:
         """Tell a replica of a session."""
         if owner:
@@ -157,11 +162,12 @@ class Pool:
     def lose(self, session: str, node: Node) -> None:
         """A slot is lost with its node; its session waits before all others until its owner has spoken."""
         claim = self.claims[session]
+        owner = claim.owner
         self.leave(session)
         if claim.owner:
             self.lost.add(session)
-            self.enter(session, Waiter(claim.owner, "", self.key(session, 0, True), claim.share))
-            self.wake(claim.owner, News.LOST, session, node)
+            self.enter(session, Waiter(owner, "", self.key(session, 0, True), claim.share))
+            self.wake(owner, News.LOST, session, node)
 
     def give(self, session: str, node: Node, owner: str, share: Share, *, live: bool = False) -> Claim:
         """Let a session hold a slot."""

@@ -249,6 +249,7 @@ local function serve_unless_recovering(caller)
   if call('ZCARD', LINE) > 0 and call('ZCARD', FREE) > 0 and recovering() == 0 then serve(caller) end
 end
 
+local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
 local function supply() return call('HGET', META, 'supply') or '0' end
 local function cause() return call('HGET', META, 'cause') or '' end
 
@@ -408,24 +409,24 @@ function run.reserve(session, rank, front, exclude, patient, at, project, limit)
   return found
 end
 
--- What a session that was lost has in line goes to another, or what it has got since; so does its project, if none is
--- named.
+-- What a session that was lost has in line goes to another, or what it has got since.
 function run.succeed(session, old, rank, project, limit)
   local claim, waiter = claim_of(old), waiter_of(old)
-  if claim_of(session) or waiter_of(session) then return standing(session) end
-  local has = claim or waiter
-  if project == '' and has then project, limit = has.project, has.limit end
-  local new = { session = session, exclude = '', token = '', project = project, limit = limit, owner = me }
-  if claim and not claim.live and claim.owner == me then
-    drop_claim(claim)
-    give(new, node_of(claim.node))
-  elseif waiter and waiter.owner == me then
-    local score = call('ZSCORE', LINE, old) or call('HGET', AWAY, old)
-    drop_waiter(waiter)
-    put_waiter(new, score)
-    serve_unless_recovering(session)
-  else
-    return run.reserve(session, rank, '1', '', '1', '', project, limit)
+  if not claim_of(session) and not waiter_of(session) then
+    if claim and not claim.live and claim.owner == me then
+      local node = node_of(claim.node)
+      drop_claim(claim)
+      claim.session = session
+      give(claim, node)
+    elseif waiter and waiter.owner == me then
+      local score = call('ZSCORE', LINE, old)
+      drop_waiter(waiter)
+      waiter.session = session
+      put_waiter(waiter, score)
+      serve_unless_recovering(session)
+    else
+      return run.reserve(session, rank, '1', '', '1', '', project, limit)
+    end
   end
   return standing(session)
 end
@@ -522,7 +523,8 @@ end
 -- A node has dialled in (`fresh`), or is told again to an engine that may not know it, with no socket if that has gone.
 -- Sessions that it lists and nobody claims yet get their slots as orphans, so that no other session does before their
 -- owners have spoken.
-function run.node(id, capacity, socket, epoch, fresh, open, info, grace, ...)
+-- `slots`: how many more are on their way once it is there, by the leader's word; none if it has not said.
+function run.node(id, capacity, socket, epoch, fresh, open, info, grace, slots, ...)
   local old, listed = node_of(id), {}
   epoch = tonumber(epoch)
   if old and fresh ~= '1' and old.socket ~= socket then
@@ -541,6 +543,7 @@ function run.node(id, capacity, socket, epoch, fresh, open, info, grace, ...)
   for _, session in ipairs({ ... }) do listed[session] = true end
   put_node(node)
   call('HSET', INFO, id, info)
+  if slots ~= '' then call('HSET', META, 'supply', slots) end
   if old and not same and old.replica ~= me then
     wake(old.replica, old.socket == '' and 'forgotten' or 'replaced', '', node)
   end
@@ -608,17 +611,19 @@ end
 function run.lead(lease)
   local leader = call('HGET', META, 'leader')
   local valid = leader and tonumber(call('HGET', META, 'until')) > now()
-  if valid and leader ~= me then return { 'OK', '0', name_of(leader) } end
+  if valid and leader ~= me then return { 'OK', '0', name_of(leader), integer(call('ZCARD', REPLICAS)) } end
   local token = call('HGET', META, 'token') or '0'
   if not (valid and leader == me) then token = integer(math.max(tonumber(token) + 1, micros())) end
   call('HSET', META, 'leader', me, 'until', integer(now() + tonumber(lease)), 'token', token)
-  return { 'OK', token, name_of(me) }
+  return { 'OK', token, name_of(me), integer(call('ZCARD', REPLICAS)) }
 end
 
-function run.publish(token, slots, why)
+-- A word that was made from another version of the nodes is left out: a newer one follows.
+function run.publish(token, slots, why, version)
   if call('HGET', META, 'token') ~= token then return { 'TOKEN' } end
+  if version ~= '' and version_of_nodes() ~= version then return { 'OK', '0' } end
   call('HSET', META, 'supply', slots, 'cause', why)
-  return { 'OK' }
+  return { 'OK', '1' }
 end
 
 function run.places()
@@ -648,7 +653,7 @@ function run.look()
   return {
     'OK', call('HGETALL', NODES), call('HGETALL', INFO), call('HGETALL', SESSIONS), call('ZRANGE', LINE, 0, -1),
     call('HKEYS', AWAY), call('ZRANGE', REPLICAS, 0, -1), leader or '', supply(), integer(recovering()),
-    call('HGETALL', EXCLUDING),
+    call('HGETALL', EXCLUDING), version_of_nodes(),
   }
 end
 

@@ -172,7 +172,7 @@ class RedisStore:
         with self._calling(session):
             self.mirror.releasing.discard(session)
             answer = await self.call("succeed", session, old, rank, project, limit)
-            return self._standing(session, answer, self.mirror.wish(session) or Wish(rank, "", project, limit))
+            return self._standing(session, answer, Wish(rank, "", project, limit))
 
     async def release(self, session: str) -> bool:
         """See `Store`."""
@@ -245,12 +245,15 @@ class RedisStore:
         *,
         open: bool = True,
         info: str = "",
+        supply: int | None = None,
     ) -> Registered:
         """See `Store`."""
         checked(node, socket, *sessions)
         here = NodeHere(capacity, socket, epoch, open, checked_info(info), list(sessions))
         with self._calling(about_node(node)):
-            answer = await self.call("node", node, *node_arguments(here, 1, self._engine.grace_ms))
+            answer = await self.call(
+                "node", node, *node_arguments(here, 1, self._engine.grace_ms, "" if supply is None else supply)
+            )
             here.epoch = int(answer[1])
             self.mirror.nodes[node] = here
         return Registered(here.epoch, dict(pairs(answer[2:])))
@@ -280,13 +283,15 @@ class RedisStore:
 
     async def lead(self) -> Lead:
         """See `Store`."""
-        _, token, leader = await self.call("lead", self._engine.lease_ms)
-        return Lead(int(token), leader.decode())
+        _, token, leader, replicas = await self.call("lead", self._engine.lease_ms)
+        return Lead(int(token), leader.decode(), int(replicas))
 
-    async def publish(self, token: int, supply: int, cause: str = "") -> None:
+    async def publish(self, token: int, supply: int, cause: str = "", version: str = "") -> bool:
         """See `Store`."""
-        if (await self.call("publish", token, supply, cause))[0] != b"OK":
+        answer = await self.call("publish", token, supply, cause, version)
+        if answer[0] != b"OK":
             raise FencedError(f"another replica leads the pool {self.pool}")
+        return bool(answer[1] == b"1")
 
     # --- read-outs ---
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rtcbridge.drivers.engine.redis_store import RedisStore
 
 
-def node_arguments(node: NodeHere, fresh: int, grace_ms: int) -> tuple[Any, ...]:
-    """What the script `node` takes behind the node's id; `fresh`: it has just dialled in."""
-    what = (node.capacity, node.socket, node.epoch, fresh, int(node.open), node.info, grace_ms)
+def node_arguments(node: NodeHere, fresh: int, grace_ms: int, supply: int | str = "") -> tuple[Any, ...]:
+    """What the script `node` takes behind the node's id; `fresh`: it has just dialled in; `supply`: see `node_up`."""
+    what = (node.capacity, node.socket, node.epoch, fresh, int(node.open), node.info, grace_ms, supply)
     return (*what, *node.sessions)
 
 

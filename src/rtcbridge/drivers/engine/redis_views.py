@@ -73,4 +73,5 @@ def pool_view(parts: Sequence[Any]) -> PoolView:
         supply=int(parts[7]),
         recovering=int(parts[8]) / 1000,
         excluding=dict(pairs(parts[9])),
+        version=parts[10].decode(),
     )

@@ -126,7 +126,14 @@ class SharedNodeSocket(Socket):
             listed = await self._still_open(asked)
             info = msgspec.json.encode({"managed": managed, "labels": asked.labels}).decode()
             registered = await pool.store.node_up(
-                node, capacity, secrets.token_hex(8), listed, verdict.epoch, open=verdict.open, info=info
+                node,
+                capacity,
+                secrets.token_hex(8),
+                listed,
+                verdict.epoch,
+                open=verdict.open,
+                info=info,
+                supply=verdict.supply,
             )
         except (EngineError, LedgerError, ValueError) as error:
             log.warning("node could not register", node=node, error=str(error))
@@ -150,7 +157,7 @@ class SharedNodeSocket(Socket):
         if (older := bridge.links.get(node)) is not None:
             older.cut(CloseCode.POLICY, "replaced by a newer connection")
         link = self._link = bridge.links[node] = Link(node, bridge.config.server.node_outbox)
-        link.epoch = self.epoch
+        link.epoch, link.updates = self.epoch, asked.labels.get(messages.UPDATES) is True
         link.attach(self)
         self.send(messages.encode(messages.Registered(node, self.epoch, bridge.config.nodes.heartbeat)))
         if draining:
