@@ -89,8 +89,6 @@ class MemoryStore:
             return pool.standing(session)
         claim, waiter = pool.claims.get(old), pool.waiters.get(old)
         pool.lost.discard(old)
-        has = claim or waiter
-        share = has.share if has is not None and not project else Share(project, limit)
         if claim is not None and not claim.live and claim.owner == self._me:
             pool.leave(old)
             pool.give(session, claim.node, self._me, claim.share)

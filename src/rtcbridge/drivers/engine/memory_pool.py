@@ -164,7 +164,7 @@ class Pool:
         claim = self.claims[session]
         owner = claim.owner
         self.leave(session)
-        if claim.owner:
+        if owner:
             self.lost.add(session)
             self.enter(session, Waiter(owner, "", self.key(session, 0, True), claim.share))
             self.wake(owner, News.LOST, session, node)
