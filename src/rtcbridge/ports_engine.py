@@ -190,7 +190,8 @@ class Store(Protocol):
         """Take what the session `old` has, whose slot was lost: a place before all others, or a slot by now.
 
         A session that is told `News.LOST` keeps that place until it is released, or another one of this replica
-        succeeds it. If it has nothing any more, the place is at the front all the same.
+        succeeds it. If it has nothing any more, the place is at the front all the same, and only then
+        `project` and `limit` are taken, which are as in `reserve`; else they are those of `old`.
         """
         ...
 
