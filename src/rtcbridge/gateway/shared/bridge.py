@@ -11,18 +11,32 @@ import structlog
 from rtcbridge.config import Config
 from rtcbridge.core import messages
 from rtcbridge.core.errors import CloseCode, ProtocolError
-from rtcbridge.core.events import Acquire, Cancelled, End, Event, Reassign, Resume, Source, Stay, Suspend, Yield
+from rtcbridge.core.events import (
+    Acquire,
+    Cancelled,
+    End,
+    Event,
+    MediaDown,
+    Reassign,
+    Resume,
+    Source,
+    Stay,
+    Suspend,
+    Yield,
+)
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.projects import Projects
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec
-from rtcbridge.gateway.bridge import Bridge, Entry
+from rtcbridge.gateway.bridge import Bridge, Client, Entry
+from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.nodes import confirm, relay
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.routes import Route
+from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.shared.wire import (
     BACK,
     CONTROL,
@@ -341,6 +355,10 @@ class SharedBridge(Bridge):
         self.way(entry, node)
         self._reschedule(entry, now)
         log.info("session taken over", session=session, node=node)
+        link = self.links.get(node)
+        if isinstance(link, SlotLink) and link.epoch == wake.epoch and session not in link.serving:
+            self.deliver(entry, Source.NODE, MediaDown("media closed"))  # the node said so while nobody owned it
+            return
         await asyncio.sleep(_RECHECK)
         if self.sessions.get(session) is entry and await self._open_row(session) is None:
             self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
