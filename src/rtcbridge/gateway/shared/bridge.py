@@ -60,10 +60,6 @@ log = structlog.get_logger(__name__)
 
 _POLL = 0.2  # seconds between looks at the places of those that wait
 _ASK = 1.0  # seconds that a leader has to answer before it is asked again
-_SET_UP = frozenset(
-    {State.ASKED, State.RESERVED, State.CLAIMING, State.OFFERED, State.RETRYING, State.REOFFERED, State.ANSWERED}
-)
-_LOOK = 0.05  # seconds between looks whether those have come to their end
 _RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
 _LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
 _SESSION_END = b'{"type":"session_end"'
@@ -86,6 +82,7 @@ class SharedBridge(Bridge):
         guests: Sessions of other replicas with a node here.
         leaders: The replica that leads each pool, as far as it is known.
         tokens: Of the pools that this replica leads, by pool.
+        leaving: It stops, and begins no session any more.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
         look: Has the plan of a pool made anew; the same.
     """
@@ -111,10 +108,11 @@ class SharedBridge(Bridge):
         self.guests: dict[str, Guest] = {}
         self.leaders: dict[str, str] = {}
         self.tokens: dict[str, int] = {}
+        self.leaving = False
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
         self.look: Callable[[Look], object] = lambda look: None
         self._led = asyncio.Condition()
-        self._asked: dict[int, asyncio.Future[Verdict]] = {}
+        self._asked: dict[int, asyncio.Future[Verdict | None]] = {}
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._polling: set[str] = set()
@@ -178,13 +176,6 @@ class SharedBridge(Bridge):
         except TimeoutError:
             raise EngineError("no bridge leads the pools: is every bridge started with the same pools?") from None
 
-    async def wait_set_up(self, patience: float) -> None:
-        """Wait until no session is on its way to its media, or for so many seconds."""
-        for _ in range(round(patience / _LOOK)):
-            if not any(entry.session.state in _SET_UP for entry in self.sessions.values()):
-                return
-            await asyncio.sleep(_LOOK)
-
     async def part(self) -> None:
         """Leave the other replicas."""
         for pool in self.shared_pools():
@@ -198,6 +189,14 @@ class SharedBridge(Bridge):
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def client_event(self, client: Client, project: str, pool: Pool, event: Event) -> None:
+        """See `Bridge`."""
+        is_new = client.entry is None or client.entry.session.id not in self.sessions
+        if self.leaving and is_new and isinstance(client, ClientSocket):
+            client.close(CloseCode.RESTART)
+        else:
+            super().client_event(client, project, pool, event)
 
     # --- what a client says while the engine is asked ---
 
@@ -417,6 +416,9 @@ class SharedBridge(Bridge):
             async with self._led:
                 self.leaders[pool] = leader
                 self._led.notify_all()
+            for asked in self._asked.values():
+                if not asked.done():
+                    asked.set_result(None)  # ask the new one
 
     async def leader(self, pool: str) -> str:
         """Return who leads a pool; wait until somebody does."""
@@ -433,10 +435,12 @@ class SharedBridge(Bridge):
             self.tell(await self.leader(pool), ask)
             try:
                 async with asyncio.timeout(_ASK):
-                    verdict: Verdict = await answer
-                    return verdict
+                    verdict: Verdict | None = await answer
             except TimeoutError:
-                self._asked.pop(number, None)
+                verdict = None
+            self._asked.pop(number, None)
+            if verdict is not None:
+                return verdict
 
     def nudge(self, pool: Pool, session: str = "") -> None:
         """Somebody waits: the leader should know, and the places are to be looked at from time to time."""
