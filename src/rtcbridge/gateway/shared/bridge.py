@@ -209,6 +209,8 @@ class SharedBridge(Bridge):
         self._hold_back(entry)
 
     def _end(self, entry: Entry, effect: End, now: float) -> None:
+        if effect.rejoin and entry.client is not None:
+            self.shared_pool(entry.pool.spec.name).succeed(entry.session.id)
         super()._end(entry, effect, now)
         if effect.rejoin and entry.client is not None and entry.client.entry is not None:
             self._hold_back(entry.client.entry)

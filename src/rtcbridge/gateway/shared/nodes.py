@@ -128,7 +128,14 @@ class SharedNodeSocket(Socket):
             listed = await self._still_open(asked)
             info = msgspec.json.encode({"managed": managed, "labels": asked.labels}).decode()
             registered = await pool.store.node_up(
-                node, capacity, secrets.token_hex(8), listed, verdict.epoch, open=verdict.open, info=info
+                node,
+                capacity,
+                secrets.token_hex(8),
+                listed,
+                verdict.epoch,
+                open=verdict.open,
+                info=info,
+                supply=verdict.supply,
             )
         except (EngineError, LedgerError, ValueError) as error:
             log.warning("node could not register", node=node, error=str(error))

@@ -18,10 +18,11 @@ from rtcbridge.ports_engine import Grant, Place, PoolView, Standing, Store
 class Waiting:
     """A session of this replica that waits: what it asked for, and what it was last told."""
 
-    __slots__ = ("exclude", "front", "patient", "place", "project", "status")
+    __slots__ = ("after", "exclude", "front", "patient", "place", "project", "status")
 
     def __init__(self, patient: bool, front: bool = False, exclude: str = "", project: str = "") -> None:
         self.patient, self.front, self.exclude, self.project = patient, front, exclude, project
+        self.after = ""  # a session that was lost, whose place it takes
         self.place: int | None = None
         self.status: Status | None = None
 
@@ -50,6 +51,9 @@ class SharedPool(Pool):
         self.arrived: Callable[[Pool], object] = lambda pool: None  # called when there is something to settle
         self.nudge: Callable[[Pool, str], object] = lambda pool, session: None  # called when a session has to wait
         self._live: set[str] = set()  # whose offer has gone to the node
+        self._lost: set[str] = set()  # told so, and not given back yet
+        self._heir_of = ""
+        self.replicas = 1
         self._projects_of: dict[str, str] = {}
         self._ranks = ranks
 
@@ -68,7 +72,9 @@ class SharedPool(Pool):
         """See `Assignment`."""
         if session in self.grants or session in self.waiting_here:
             return
-        self.waiting_here[session] = Waiting(patient, front, exclude, project)
+        self.waiting_here[session] = waiting = Waiting(patient, front, exclude, project)
+        if front and not exclude:
+            waiting.after, self._heir_of = self._heir_of, ""
         self._projects_of[session] = project
         self.calls.add(session, partial(self._reserve, session))
 
@@ -81,8 +87,15 @@ class SharedPool(Pool):
     def leave(self, session: str, now: float) -> None:
         """See `Assignment`."""
         self._verdicts.pop(session, None)
-        if self._forget(session):
+        lost = session in self._lost
+        self._lost.discard(session)
+        if (self._forget(session) or lost) and session != self._heir_of:
             self.calls.add(session, partial(self.store.release, session))
+
+    def succeed(self, session: str) -> None:
+        """Let the next session that joins at the front have what this one has, which was lost with its node."""
+        if session in self._lost:
+            self._heir_of = session
 
     def yield_slot(self, session: str, now: float) -> None:
         """See `Assignment`."""
@@ -129,9 +142,12 @@ class SharedPool(Pool):
         if (waiting := self.waiting_here.get(session)) is None:
             return
         rank = -self._ranks.get(waiting.project, 0)
-        standing = await self.store.reserve(
-            session, rank=rank, front=waiting.front, exclude=waiting.exclude, patient=waiting.patient
-        )
+        if waiting.after:
+            standing = await self.store.succeed(session, waiting.after, rank=rank)
+        else:
+            standing = await self.store.reserve(
+                session, rank=rank, front=waiting.front, exclude=waiting.exclude, patient=waiting.patient
+            )
         self._stands(session, standing)
 
     async def _again(self, session: str, call: Callable[[], "object"]) -> None:
@@ -209,6 +225,7 @@ class SharedPool(Pool):
     def lost(self, session: str) -> None:
         """A session of this replica has lost its slot."""
         if self.grants.get(session) is not None and self._forget(session):
+            self._lost.add(session)
             self._verdicts[session] = Lost()
             self.arrived(self)
 
@@ -257,7 +274,7 @@ class SharedPool(Pool):
         if list(self.line) != list(line):
             self.line = Line()
             for session in line:
-                self.line.append(session, Waiter(patient=True, exclude=""))
+                self.line.append(session, Waiter(patient=True, exclude=view.excluding.get(session, "")))
 
     def empty(self) -> None:
         """Forget every node: those that lead have another word on them."""

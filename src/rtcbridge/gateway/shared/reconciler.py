@@ -107,7 +107,8 @@ class SharedReconciler(Reconciler):
         self.changed(pool, node)
         draining = node.state is NodeState.DRAINING
         is_open = node.state is NodeState.READY and node.order is Order.NONE
-        return Verdict(ask.number, accepted=True, epoch=node.epoch, open=is_open, draining=draining)
+        supply = max(0, pool.supply() - (0 if node.linked else node.free))
+        return Verdict(ask.number, True, epoch=node.epoch, open=is_open, draining=draining, supply=supply)
 
     # --- rounds ---
 
@@ -135,6 +136,7 @@ class SharedReconciler(Reconciler):
         """Ask to lead the pool, or to go on doing so."""
         name = pool.spec.name
         lead = await pool.store.lead()
+        pool.replicas = lead.replicas
         if not lead.token:
             if self._shared.tokens.pop(name, None) is not None:
                 log.warning("another replica leads the pool now", pool=name, leader=lead.leader)
@@ -215,7 +217,7 @@ class SharedReconciler(Reconciler):
                 await pool.store.node_open(id, there.epoch, is_open)
             if node.state is NodeState.DRAINING and there.replica:
                 self._drain(node, there.replica, there.epoch)
-        await self._publish(pool)
+        await self._publish(pool, view.version)
 
     async def _end(self, pool: SharedPool, there: NodeView, node: Node | None) -> None:
         await pool.store.node_gone(there.id, there.epoch)
@@ -224,12 +226,13 @@ class SharedReconciler(Reconciler):
         elif there.replica and node is not None:
             self._tell_link(node)
 
-    async def _publish(self, pool: SharedPool) -> None:
+    async def _publish(self, pool: SharedPool, version: str) -> None:
         name, supply = pool.spec.name, pool.supply()
         before, cause = self._supply.get(name, (0, ""))
         cause = "" if supply > before else pool.cause or cause
         self._supply[name] = supply, cause
-        await pool.store.publish(self._shared.tokens.get(name, 0), supply, cause)
+        if not await pool.store.publish(self._shared.tokens.get(name, 0), supply, cause, version):
+            self.wake(pool)
 
     def _tell_link(self, node: Node) -> None:
         """Let the replica with a node's socket know of its new state."""

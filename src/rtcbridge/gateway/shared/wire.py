@@ -29,13 +29,15 @@ class Ask(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, tag=True):
-    """The answer: whether it may, the epoch that its own must be above, whether it takes sessions, or is drained."""
+    """The answer: whether it may, the epoch that its own must be above, whether it takes sessions, or is drained, and
+    the supply without it."""
 
     number: int
     accepted: bool
     epoch: int = 0
     open: bool = True
     draining: bool = False
+    supply: int = 0
 
 
 class DrainNode(Struct, frozen=True, tag=True):
