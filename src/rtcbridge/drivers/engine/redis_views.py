@@ -20,8 +20,8 @@ def places(supply: int, cause: str, flat: Sequence[bytes]) -> dict[str, Place]:
 
 def session_view(session: str, record: str, replica: str) -> SessionView:
     """A slot, by its record; `replica` has the node's socket."""
-    node, epoch, live, _, _, _, owner, _ = record.split("|")
-    return SessionView(session, node, int(epoch), replica, owner, live == "1")
+    node, epoch, live, _, project, _, owner, _ = record.split("|")
+    return SessionView(session, node, int(epoch), replica, owner, live == "1", project)
 
 
 def _node_view(node: str, record: str, info: str, sessions: Sequence[str]) -> NodeView:
@@ -51,9 +51,9 @@ def pool_view(parts: Sequence[Any]) -> PoolView:
     replica_at = {node: _replica(record) for node, record in records}
     sessions = {}
     for session, record in pairs(parts[2]):
-        node, epoch, live, _, _, _, owner, _ = record.split("|")
+        node, epoch, live, _, project, _, owner, _ = record.split("|")
         by_node[node].append(session)
-        sessions[session] = SessionView(session, node, int(epoch), replica_at[node], owner, live == "1")
+        sessions[session] = SessionView(session, node, int(epoch), replica_at[node], owner, live == "1", project)
     return PoolView(
         nodes={node: _node_view(node, record, info.get(node, ""), by_node[node]) for node, record in records},
         sessions=sessions,

@@ -35,6 +35,7 @@ from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.nodes import confirm, relay
 from rtcbridge.gateway.shared.pool import SharedPool
+from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.routes import Route
 from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.shared.wire import (
@@ -105,6 +106,7 @@ class SharedBridge(Bridge):
 
         super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
         self.engine = engine
+        self.wall = engine.wall
         self.guests: dict[str, Guest] = {}
         self.leaders: dict[str, str] = {}
         self.tokens: dict[str, int] = {}
@@ -335,7 +337,7 @@ class SharedBridge(Bridge):
         """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
         session, node = wake.session, wake.node
         try:
-            row = await self._open_row(session)
+            row = await self._open_row(pool, session)
             if row is None:
                 await pool.store.release(session)
                 self.end_guest(session, node, "unknown")
@@ -361,14 +363,14 @@ class SharedBridge(Bridge):
             self.deliver(entry, Source.NODE, MediaDown("media closed"))  # the node said so while nobody owned it
             return
         await asyncio.sleep(_RECHECK)
-        if self.sessions.get(session) is entry and await self._open_row(session) is None:
+        if self.sessions.get(session) is entry and await self._open_row(pool, session) is None:
             self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
 
-    async def _open_row(self, session: str) -> SessionRow | None:
+    async def _open_row(self, pool: SharedPool, session: str) -> SessionRow | None:
         """What the ledger has of a session that has not ended; the store is waited for."""
         while True:
             try:
-                return (await asyncio.to_thread(self.ledger.open_among, [session])).get(session)
+                return (await open_rows(self.ledger, pool, [session], self.wall())).get(session)
             except LedgerError as error:
                 log.warning("a session without an owner waits for the store", session=session, error=str(error))
                 await asyncio.sleep(_RECHECK)

@@ -1,6 +1,5 @@
 """A node's end at a replica: its sessions may be those of any replica."""
 
-import asyncio
 import hmac
 import secrets
 
@@ -15,6 +14,7 @@ from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.nodes import confirm, relay
 from rtcbridge.gateway.shared.bridge import Guest, SharedBridge
 from rtcbridge.gateway.shared.pool import SharedPool
+from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.shared.wire import FROM_NODE, MediaIsUp
 from rtcbridge.gateway.websocket import End, Limits
@@ -125,7 +125,7 @@ class SharedNodeSocket(Socket):
                 log.warning("node may not register now", node=node)
                 self.close(CloseCode.POLICY, "")
                 return
-            listed = await self._still_open(asked)
+            listed = await self._still_open(asked, pool)
             info = msgspec.json.encode({"managed": managed, "labels": asked.labels}).decode()
             registered = await pool.store.node_up(
                 node,
@@ -146,11 +146,11 @@ class SharedNodeSocket(Socket):
         else:
             self._enter(asked, pool, registered, verdict.draining)
 
-    async def _still_open(self, asked: RegisterPayload) -> list[str]:
+    async def _still_open(self, asked: RegisterPayload, pool: SharedPool) -> list[str]:
         """The listed sessions that have not ended: no other may take a slot from those that wait."""
         sessions = self._bridge.sessions
         unknown = [session for session in asked.sessions if session not in sessions]
-        rows = await asyncio.to_thread(self._bridge.ledger.open_among, unknown) if unknown else {}
+        rows = await open_rows(self._bridge.ledger, pool, unknown, self._bridge.wall()) if unknown else {}
         return [session for session in asked.sessions if session in sessions or session in rows]
 
     def _enter(self, asked: RegisterPayload, pool: SharedPool, registered: Registered, draining: bool) -> None:
