@@ -253,7 +253,7 @@ async def test_one_replica_leads_and_its_writes_are_fenced(make):
     assert first
     assert lead.leader == a.engine.replica
     assert await a.store.lead() == lead
-    assert await b.store.lead() == Lead(0, a.engine.replica)
+    assert await b.store.lead() == Lead(0, a.engine.replica, 2)
     await a.store.publish(first, 3)
     await a.engine.kill()
     await until(b, lambda view: not view.leader)

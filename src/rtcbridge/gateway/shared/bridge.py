@@ -10,7 +10,7 @@ import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
     Cancelled,
@@ -24,16 +24,18 @@ from rtcbridge.core.events import (
     Suspend,
     Yield,
 )
+from rtcbridge.core.messages import ToNodeUpdate
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.projects import Projects
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec
-from rtcbridge.gateway.bridge import Bridge, Client, Entry
+from rtcbridge.gateway.bridge import Bridge, Entry
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.nodes import confirm, relay
+from rtcbridge.gateway.recipient import Client
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.routes import Route
@@ -49,6 +51,7 @@ from rtcbridge.gateway.shared.wire import (
     DrainNode,
     Look,
     MediaIsUp,
+    NoUpdates,
     Verdict,
     decode_control,
     encode_control,
@@ -63,6 +66,7 @@ _POLL = 0.2  # seconds between looks at the places of those that wait
 _ASK = 1.0  # seconds that a leader has to answer before it is asked again
 _RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
 _LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
+_UPDATE = b'{"type":"update"'
 _SESSION_END = b'{"type":"session_end"'
 
 
@@ -102,7 +106,7 @@ class SharedBridge(Bridge):
         ranks = {project.id: project.priority for project in config.project_specs()}
 
         def make(spec: PoolSpec, projects: Projects | None, stirred: Callable[[str], object]) -> Pool:
-            return SharedPool(spec, stirred, engine.store(spec.name), ranks)
+            return SharedPool(spec, stirred, engine.store(spec.name), ranks, clock)
 
         super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
         self.engine = engine
@@ -140,8 +144,9 @@ class SharedBridge(Bridge):
         return pool
 
     def takes_updates(self, node: str) -> bool:
-        """See `Bridge`; of a node that is elsewhere it is not known, and it refuses what it does not know."""
-        return node not in self.nodes or super().takes_updates(node)
+        """See `Bridge`; of a node that is elsewhere, the replica with its socket will say."""
+        link = self.links.get(node)
+        return link is None or link.updates
 
     def fence(self, pool: str) -> int:
         """See `Bridge`."""
@@ -311,6 +316,9 @@ class SharedBridge(Bridge):
             self.engine.bus.send(owner, session, f"{BACK}{node}|{self.me}", data, term=packet.term)
             return
         self.guests[session] = Guest(owner, node)
+        if not link.updates and data.startswith(_UPDATE):
+            self.tell(owner, NoUpdates(session, msgspec.json.decode(data, type=ToNodeUpdate).id))
+            return
         link.send(data)
         if data.startswith(_SESSION_END):
             del self.guests[session]
@@ -402,6 +410,10 @@ class SharedBridge(Bridge):
                     asked.set_result(message)
             case DrainNode() | CutNode():
                 self._on_node(message)
+            case NoUpdates(session=session, id=id):
+                entry = self.sessions.get(session)
+                if entry is not None and entry.client is not None:
+                    entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
             case MediaIsUp(node=node, sessions=sessions):
                 confirm(self, node, sessions)
 

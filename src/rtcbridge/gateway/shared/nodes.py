@@ -162,7 +162,7 @@ class SharedNodeSocket(Socket):
         slots = asked.capacity or pool.spec.slots
         link = self._link = SlotLink(asked.pool, node, bridge.config.server.node_outbox, slots, serving, bridge.wheel)
         bridge.links[node] = link
-        link.epoch = self.epoch
+        link.epoch, link.updates = self.epoch, asked.labels.get(messages.UPDATES) is True
         link.attach(self)
         self.send(messages.encode(messages.Registered(node, self.epoch, bridge.config.nodes.heartbeat)))
         if draining:

@@ -37,10 +37,19 @@ class SharedPool(Pool):
         stirred: see `Assignment`.
         store: the engine's part of this pool.
         ranks: the priorities of projects.
+        clock: monotonic seconds.
+
+    Attributes:
+        replicas: how many there are.
     """
 
     def __init__(
-        self, spec: PoolSpec, stirred: Callable[[str], object], store: Store, ranks: Mapping[str, int]
+        self,
+        spec: PoolSpec,
+        stirred: Callable[[str], object],
+        store: Store,
+        ranks: Mapping[str, int],
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(spec, None, stirred)
         self.store = store
@@ -55,7 +64,7 @@ class SharedPool(Pool):
         self._heir_of = ""
         self.replicas = 1
         self._projects_of: dict[str, str] = {}
-        self._ranks = ranks
+        self._ranks, self._clock = ranks, clock
 
     # --- what sessions ask ---
 
@@ -126,6 +135,8 @@ class SharedPool(Pool):
         grant, waiting = self.grants.pop(session, None), self.waiting_here.pop(session, None)
         if grant is not None:
             self._off_node(session, grant.node)
+            self._estimator.sessions.append(self._clock() - self._estimator.held[session])
+        self._estimator.held.pop(session, None)
         self._projects_of.pop(session, None)
         self._live.discard(session)
         return grant is not None or waiting is not None
@@ -142,12 +153,14 @@ class SharedPool(Pool):
         if (waiting := self.waiting_here.get(session)) is None:
             return
         rank = -self._ranks.get(waiting.project, 0)
+        project, limit = waiting.project, self.spec.max_per_project
         if waiting.after:
-            standing = await self.store.succeed(session, waiting.after, rank=rank)
+            standing = await self.store.succeed(session, waiting.after, rank=rank, project=project, limit=limit)
         else:
             standing = await self.store.reserve(
-                session, rank=rank, front=waiting.front, exclude=waiting.exclude, patient=waiting.patient
-            )
+                session, rank=rank, front=waiting.front, exclude=waiting.exclude, patient=waiting.patient,
+                project=project, limit=limit,
+            )  # fmt: skip
         self._stands(session, standing)
 
     async def _again(self, session: str, call: Callable[[], "object"]) -> None:
@@ -202,6 +215,7 @@ class SharedPool(Pool):
     def _granted(self, session: str, grant: Grant) -> None:
         self.waiting_here.pop(session, None)
         self.grants[session] = grant
+        self._estimator.held.setdefault(session, self._clock())
         self.on_node.setdefault(grant.node, set()).add(session)
 
     def placed(self, session: str, place: Place) -> None:
@@ -209,7 +223,7 @@ class SharedPool(Pool):
         if (waiting := self.waiting_here.get(session)) is None or not place.place:
             return
         waiting.place = place.place
-        status = Status.PENDING if place.place <= place.supply else Status.FULL
+        status = Status.PENDING if place.place <= place.supply and not place.barred else Status.FULL
         if status is waiting.status:
             return
         before, waiting.status = waiting.status, status
@@ -239,6 +253,13 @@ class SharedPool(Pool):
         """See `Assignment`."""
         waiting = self.waiting_here.get(session)
         return None if waiting is None else waiting.place
+
+    def eta(self, session: str, now: float) -> float | None:
+        """See `Assignment`; from the sessions of this replica, as if those of the others went the same way."""
+        waiting = self.waiting_here.get(session)
+        if waiting is None or not waiting.place:
+            return None
+        return self._estimator.delay(-(-waiting.place // max(1, self.replicas)), now, self.spec.slots, 0, 0)
 
     # --- the whole pool, for the replica that leads it ---
 
