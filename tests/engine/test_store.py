@@ -1,5 +1,7 @@
 """The contract of `Store`, over every engine."""
 
+import time
+
 import pytest
 
 from engine.conftest import Replica, flush, until
@@ -282,3 +284,27 @@ def test_over_uvloop(shared_server):
 
     flush(shared_server)
     uvloop.run(main())
+
+
+async def test_a_slot_is_known_with_its_project(make):
+    a, b = await make(), await make()
+    await a.store.node_up("n1", 2, "socket-1")
+    await a.store.reserve("s1", project="TEST01", limit=3)
+    assert (await b.store.find("s1")).project == "TEST01"
+    assert (await b.store.look()).sessions["s1"].project == "TEST01"
+
+
+@pytest.mark.slow
+async def test_the_time_of_day_is_the_servers(shared_server, monkeypatch):
+    pytest.importorskip("redis")
+    from rtcbridge.drivers.engine import redis_engine
+
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(redis_engine.time, "time", lambda: real() + 3600)
+        engine = redis_engine.RedisEngine(parse_engine_url(shared_server.url))
+    assert engine.wall() > real() + 3000
+    before = real()
+    await Replica(engine).start()
+    assert before - 1 < engine.wall() < real() + 1
+    await engine.close()

@@ -22,8 +22,8 @@ def places(supply: int, cause: str, flat: Sequence[bytes]) -> dict[str, Place]:
 
 def session_view(session: str, record: str, replica: str) -> SessionView:
     """A slot, by its record; `replica` has the node's socket."""
-    node, epoch, live, _, _, _, owner, _ = record.split("|")
-    return SessionView(session, node, int(epoch), replica, owner, live == "1")
+    node, epoch, live, _, project, _, owner, _ = record.split("|")
+    return SessionView(session, node, int(epoch), replica, owner, live == "1", project)
 
 
 def _node_view(node: str, record: str, info: str, sessions: Sequence[str]) -> NodeView:
@@ -49,10 +49,9 @@ def _replica(record: str) -> str:
 def _session_views(flat: Sequence[bytes], replica_at: Mapping[str, str]) -> dict[str, SessionView]:
     """All slots, by their records: column by column, since this is what `look` costs."""
     fields = b"|".join(flat).decode().split("|") if flat else []
-    ids, nodes, epochs, lives, owners = (fields[at::_FIELDS] for at in (0, 1, 2, 3, 7))
-    views = map(
-        SessionView, ids, nodes, map(int, epochs), map(replica_at.__getitem__, nodes), owners, map("1".__eq__, lives)
-    )
+    ids, nodes, epochs, lives, projects, owners = (fields[at::_FIELDS] for at in (0, 1, 2, 3, 5, 7))
+    where = map(replica_at.__getitem__, nodes)
+    views = map(SessionView, ids, nodes, map(int, epochs), where, owners, map("1".__eq__, lives), projects)
     return dict(zip(ids, views, strict=True))
 
 
