@@ -14,13 +14,14 @@ from statistics import median
 from chaos.checks import Books, be_quiet, check_nothing_is_wrong, fill, until_served
 from chaos.faults import FAULTS, Fault, at_once, start_replicas
 from chaos.oracle import Of
-from chaos.world import Size, World, faketime, haproxy, running
+from chaos.parts import faketime
+from chaos.world import SKEW, Size, World, running
 from drivers.postgres_server import postgres_server, programs
 from engine.valkey import program
+from wire.replicas import haproxy
 
 _REST = 400  # reservations between two faults
 _TWO = 0.2  # how many of the faults are two at once
-_SKEW = ("+1h", "-30m")
 
 
 class Run:
@@ -110,7 +111,7 @@ def main() -> None:
     bin = programs()
     if bin is None or program() is None or haproxy() is None:
         sys.exit("chaos: needs PostgreSQL, valkey-server or redis-server, and haproxy")
-    skew = _SKEW if faketime() else ()
+    skew = SKEW if faketime() else ()
     if not skew:
         print("chaos: without libfaketime (apt-get install faketime) all clocks are right", file=sys.stderr)
     size = Size(clients=200, node_processes=3, nodes=12, life=(0.01, 0.15), thinking=0.02, skew=skew, seed=args.seed)
