@@ -109,7 +109,7 @@ class Server:
         self._windows.start()
         self._reconciler.start()
         if isinstance(self.bridge, SharedBridge):
-            await self.bridge.wait_led()
+            await self.bridge.leaders.all(list(self.bridge.pools))
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
 
