@@ -45,13 +45,19 @@ from rtcbridge.gateway.shared.wire import (
     CONTROL,
     FROM_NODE,
     TO_NODE,
+    Act,
     Ask,
+    AtDesk,
     Control,
     CutNode,
+    Done,
     DrainNode,
+    EndSession,
     Look,
     MediaIsUp,
     NoUpdates,
+    SessionsHere,
+    TellSessions,
     Verdict,
     decode_control,
     encode_control,
@@ -88,6 +94,7 @@ class SharedBridge(Bridge):
         leaving: It stops, and begins no session any more.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
         look: Has the plan of a pool made anew; the same.
+        at_desk: Takes what other replicas' operators want.
     """
 
     pools: Pools
@@ -115,6 +122,7 @@ class SharedBridge(Bridge):
         self.leaving = False
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
         self.look: Callable[[Look], object] = lambda look: None
+        self.at_desk: Callable[[str, AtDesk], object] = lambda origin, message: None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._polling: set[str] = set()
         for pool in self.shared_pools():
@@ -401,6 +409,8 @@ class SharedBridge(Bridge):
                     entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
             case MediaIsUp(node=node, sessions=sessions):
                 confirm(self, node, sessions)
+            case TellSessions() | SessionsHere() | Act() | EndSession() | Done():
+                self.at_desk(origin, message)
 
     def _on_node(self, message: DrainNode | CutNode) -> None:
         link = self.links.get(message.node)
