@@ -49,8 +49,9 @@ async def serve(client: FakeClient, node: FakeNode) -> str:
 
 
 async def until(condition: Callable[[], bool]) -> None:
+    """Settings have no event that could be awaited."""
     async with asyncio.timeout(10):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
