@@ -53,6 +53,7 @@ check: ## format, lint, strict types, import directions, generated files
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	@$(BIN)/python tools/diagrams.py --check
+	@$(BIN)/python tools/schema.py --check
 	@$(BIN)/python console/current.py
 
 format: ## format the Python code
@@ -63,9 +64,10 @@ format: ## format the Python code
 page: ## build the page and the TypeScript client (npm)
 	@tools/page.sh --build
 
-docs: ## write the generated pages of docs/
+docs: ## write the generated pages of docs/, and protocol/schema.json
 	@tools/setup.sh dev
 	@$(BIN)/python tools/diagrams.py
+	@$(BIN)/python tools/schema.py
 
 simulate: ## simulate the reference scenario and write its table into docs/ (minutes)
 	@tools/setup.sh dev

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from rtcbridge.core.events import Cancelled, Closed, Source, Timeout
+from rtcbridge.core.events import Abandoned, Cancelled, Closed, Source, Timeout
 from rtcbridge.core.machine import REPORTS, Machine
 from rtcbridge.core.node import DEADLINES as NODE_DEADLINES
 from rtcbridge.core.node import NODE_TRANSITIONS, NodeEvent, NodeState, duration
@@ -96,6 +96,7 @@ def session_diagram() -> str:
 def _merge_ends(arrows: Mapping[tuple[str, str], list[str]]) -> dict[tuple[str, str], list[str]]:
     """Leave out the client's farewell, which ends a session in every state that has a client."""
     farewell = {f"{Source.CLIENT.value} {word}" for word in ("closed", "dropped", "away")}
+    farewell.add(f"{Source.CLOCK.value} {_words(Abandoned.__name__)}")
     kept = {}
     for (state, after), labels in arrows.items():
         labels = [label for label in labels if after != State.ENDED.name or label not in farewell]
@@ -112,7 +113,8 @@ def session_states() -> str:
         f"Not drawn: the end of the client's socket leads to ENDED, in all states but {others}; a socket that drops",
         "without a Close frame does not end a session that is LIVE. An operator may end a session in every state.",
         "`away` is the same of a client that may come back: it keeps its place in line (AWAY), for `claim_timeout` a",
-        "slot too, then none until it is back (SUSPENDED), and ends `resume_grace` after its socket has ended.",
+        "slot too, then none until it is back (SUSPENDED), and ends `resume_grace` after its socket has ended. What is",
+        "being set up goes on without it, and ends as late if media is not up by then (abandoned).",
         "",
         "| state | takes without leaving it |",
         "|---|---|",

@@ -1,6 +1,6 @@
 """The interfaces between the bridge and what it stands on. Drivers implement them; only `cli` picks one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -121,6 +121,7 @@ class NodeRow(Struct, frozen=True, kw_only=True):
     reason: str = ""  # why it failed, in words
     labels: str = "{}"  # JSON
     ordered: str = ""  # what somebody wants of it: "stop", "destroy", or nothing
+    fence: int = 0  # the token of the leader that wrote it; a row with a higher one stays as it is
 
 
 class SessionRow(Struct, frozen=True, kw_only=True):
@@ -159,6 +160,13 @@ class Ledger(Protocol):
         """Return every stored node."""
         ...
 
+    def take_nodes(self, pool: str, fence: int) -> Sequence[NodeRow]:
+        """Return every stored node of a pool, and let nobody with a lower fence write them from now on.
+
+        May be called from any thread. Raises LedgerError.
+        """
+        ...
+
     async def save_override(self, row: OverrideRow) -> None:
         """Write what is changed of one pool's settings; durable when it returns. Raises LedgerError."""
         ...
@@ -181,6 +189,13 @@ class Ledger(Protocol):
 
     def open_sessions(self) -> Sequence[SessionRow]:
         """Return the sessions that started and did not end."""
+        ...
+
+    def open_among(self, sessions: Collection[str]) -> Mapping[str, SessionRow]:
+        """Return those of these sessions that started and did not end, by id.
+
+        May be called from any thread. Raises LedgerError.
+        """
         ...
 
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:

@@ -23,61 +23,83 @@ class FencedError(EngineError):
 
 
 class Grant(Struct, frozen=True):
-    """A slot. `epoch` is that of the node: it fences what was meant for an earlier life of it."""
+    """A slot. `epoch` is that of the node: it fences what was meant for an earlier life of it.
+
+    `replica` is the address of the replica that has the node's socket, "" while none has.
+    """
 
     node: str
     epoch: int
+    replica: str = ""
 
 
 class Place(Struct, frozen=True):
     """A place in line: 1 is the next to be served; 0 while it is suspended.
 
-    `supply` is how many slots are on their way or could be, by the last word of the replica that leads the pool.
+    `supply` is how many slots are on their way or could be, and `cause` why there are no more, by the last word of the
+    replica that leads the pool.
     """
 
     place: int
     supply: int
+    cause: str = ""
 
 
 Standing: TypeAlias = Grant | Place
 
 
 class News(Enum):
-    """What a replica is told, unasked, of a session."""
+    """What a replica is told, unasked, of a session or of a node."""
 
     GRANTED = "granted"  # to the session's owner: its turn has come
     LOST = "lost"  # to the session's owner: its slot is gone
-    ORPHAN = "orphan"  # to the replica with the node's socket: the owner of a live session has died
+    MOVED = "moved"  # to the session's owner: its node has a new socket, maybe at another replica, or none any more
+    ORPHAN = "orphan"  # to the replica that has or now gets the node's socket: hold or release this ownerless session
+    REPLACED = "replaced"  # to the replica with an older socket of the node: another one counts, with this epoch
 
 
 class Wake(Struct, frozen=True):
-    """News of one session."""
+    """News of one session, or of a node; then `session` is "".
+
+    `epoch` is the node's, and `replica` the one with its socket, as in `Grant`; neither is told of what is LOST.
+    """
 
     news: News
     session: str
     node: str
     epoch: int = 0
+    replica: str = ""
 
 
 # --- what there is ---
 
 
 class NodeView(Struct, frozen=True, kw_only=True):
-    """A node as the engine has it. `replica` holds its socket, "" if none does; `open`: it takes new sessions."""
+    """A node as the engine has it. `replica` holds its socket, "" if none does; `open`: it takes new sessions.
+
+    `socket` is the id of its last socket, "" once that has gone; `info` what the replica said that registered it.
+    """
 
     id: str
     capacity: int
     epoch: int
     open: bool
     replica: str
+    socket: str
+    info: str
     sessions: Sequence[str]
 
 
-class SessionView(Struct, frozen=True, kw_only=True):
-    """A slot that is held. `owner` is a replica, "" after its death; `live`: the node has its offer."""
+class SessionView(Struct, frozen=True):
+    """A slot that is held. `owner` is a replica, "" after its death; `live`: the node has its offer.
+
+    `epoch` and `replica` are the node's, as in `Grant`.
+    """
 
     id: str
     node: str
+    epoch: int
+    replica: str
     owner: str
     live: bool
 
@@ -86,7 +108,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     """All that the engine knows of a pool, at one instant.
 
     `line` has the sessions in the order in which they are served, `away` the suspended ones; `recovering`: seconds
-    until slots are given away again, behind a loss of the engine's data.
+    until slots are given away again, behind a loss of the engine's data. `replicas` are those with a lease, by the
+    addresses of their buses, and so is `leader`.
     """
 
     nodes: Mapping[str, NodeView]
@@ -100,10 +123,23 @@ class PoolView(Struct, frozen=True, kw_only=True):
 
 
 class Registered(Struct, frozen=True):
-    """What a node that has dialled in is given: its epoch, and the sessions that keep their slots there."""
+    """What a node that has dialled in is given: its epoch, and the sessions that keep their slots there.
+
+    Each of these has its owner's address, "" for an orphan.
+    """
 
     epoch: int
-    sessions: Sequence[str]
+    sessions: Mapping[str, str]
+
+
+class Lead(Struct, frozen=True):
+    """Who leads a pool. `token` is 0 if another replica does; `leader` is the address of the one that does."""
+
+    token: int
+    leader: str
+
+
+INFO_LIMIT = 64 * 1024  # bytes of a node's `info`
 
 
 class Store(Protocol):
@@ -115,7 +151,8 @@ class Store(Protocol):
     may have. The slots used of a node are the cardinality of a set of sessions, never a counter.
 
     What this replica holds is told again, by the store itself, to an engine that has lost its data, and after this
-    replica was taken for dead; what another has got meanwhile is reported as `News.LOST`.
+    replica was taken for dead; what another has got meanwhile is reported as `News.LOST`, and a node that has another
+    socket meanwhile as `News.REPLACED`.
     """
 
     async def reserve(
@@ -158,36 +195,68 @@ class Store(Protocol):
         ...
 
     async def node_up(
-        self, node: str, capacity: int, socket: str, sessions: Sequence[str] = (), epoch: int = 0
+        self,
+        node: str,
+        capacity: int,
+        socket: str,
+        sessions: Sequence[str] = (),
+        epoch: int = 0,
+        *,
+        open: bool = True,
+        info: str = "",
     ) -> Registered:
-        """A node has dialled in, with these sessions alive; it takes new ones from now on.
+        """A node has dialled in at this replica. The newest socket counts.
 
-        A live session of this node that is not among them loses its slot. Returns a new epoch, above all before and
-        above `epoch`, or the same again for the same `socket`, an id of the connection.
+        A live session of this node that is not among `sessions` loses its slot; one among them that nobody claims
+        keeps a slot as an orphan. The owners of the others are told `News.MOVED`, this replica of each orphan, and a
+        replica that has an older socket of the node `News.REPLACED`. Raises ValueError.
+
+        Args:
+            node: its id.
+            capacity: how many sessions it can run.
+            socket: an id of the connection, never used before; with the same again, the same is answered.
+            sessions: those alive on it.
+            epoch: the last one that it knows.
+            open: whether it takes new sessions.
+            info: any text up to 64 KiB, for `look`.
+
+        Returns:
+            A new epoch, above all before and above `epoch`; the sessions with a slot there.
+        """
+        ...
+
+    async def node_down(self, node: str, epoch: int) -> bool:
+        """The socket of a node has gone: it keeps its sessions, and is not open. False if its epoch is another.
+
+        The sessions' owners are told `News.MOVED`, with no replica.
         """
         ...
 
     async def node_open(self, node: str, epoch: int, open: bool) -> bool:
-        """Let a node take new sessions or not; false if its epoch is another."""
+        """Let a node take new sessions or not; false if its epoch is another, or if it has no socket to open for."""
         ...
 
     async def node_gone(self, node: str, epoch: int) -> bool:
         """Forget a node: its sessions lose their slots. False if its epoch is another, or it is unknown."""
         ...
 
-    async def lead(self) -> int:
-        """Lead the pool, or go on leading it, for one lease: return the token, 0 if another leads.
+    async def lead(self) -> Lead:
+        """Lead the pool, or go on leading it, for one lease, unless another does.
 
         A token is above all that were given before, also by an engine that has lost its data since.
         """
         ...
 
-    async def publish(self, token: int, supply: int) -> None:
-        """Say how many slots are on their way. Raises FencedError, and then nothing is written."""
+    async def publish(self, token: int, supply: int, cause: str = "") -> None:
+        """Say how many slots are on their way, and why no more. Raises FencedError, and then nothing is written."""
         ...
 
-    async def places(self) -> Mapping[str, int]:
+    async def places(self) -> Mapping[str, Place]:
         """Return the place of each session of this replica that waits."""
+        ...
+
+    async def find(self, session: str) -> SessionView | None:
+        """Return the slot that a session holds, whoever owns it."""
         ...
 
     async def look(self) -> PoolView:
@@ -260,11 +329,11 @@ class Engine(Protocol):
 
         Args:
             pools: their names.
-            woken: is told the pool and the news of one of its sessions.
+            woken: is told the pool and the news; never while the session has a call under way, but behind its answer.
             received: is told the sender's address and what it has sent.
         """
         ...
 
     async def close(self) -> None:
-        """Leave. What this replica still holds is freed, live sessions excepted."""
+        """Leave, as if dead at once. What this replica still holds is freed, live sessions excepted."""
         ...

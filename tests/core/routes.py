@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 from rtcbridge.core.errors import Error
 from rtcbridge.core.events import (
+    Abandoned,
     Acquire,
     Away,
     Back,
@@ -20,11 +21,13 @@ from rtcbridge.core.events import (
     Failed,
     Full,
     Granted,
+    Inform,
     Lost,
     MediaDown,
     MediaUp,
     Pending,
     Reassign,
+    Refuse,
     Resume,
     SendClient,
     SendNode,
@@ -34,7 +37,17 @@ from rtcbridge.core.events import (
     Timeout,
     Yield,
 )
-from rtcbridge.core.messages import Candidate, Dialect, NodeAnswer, NodeCandidate, Offer, SessionStart, raw
+from rtcbridge.core.messages import (
+    NODE_STATUS,
+    Candidate,
+    Dialect,
+    NodeAnswer,
+    NodeCandidate,
+    Offer,
+    SessionStart,
+    client_error,
+    raw,
+)
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import SessionSpec
 
@@ -64,6 +77,7 @@ EVENTS: tuple[Event, ...] = (
     Lost(),
     Timeout(),
     Expired(),
+    Abandoned(),
     Cancelled("by hand"),
 )
 
@@ -109,6 +123,18 @@ def snapshot(session: Session) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
+def client_text(effect: Effect) -> bytes:
+    """The message that a client of the documented API is sent; empty for an effect of another kind."""
+    match effect:
+        case SendClient(data=data):
+            return data
+        case Inform(status=status):
+            return NODE_STATUS[status]
+        case Refuse(error=error):
+            return client_error(error.text)
+    return b""
+
+
 def written(effects: list[Effect]) -> str:
     """Effects in words, with a comma between."""
     return ", ".join(map(_written, effects))
@@ -118,6 +144,10 @@ def _written(effect: Effect) -> str:
     match effect:
         case SendClient(data=data):
             return "client:" + _kind(json.loads(data))
+        case Inform(status=status):
+            return f"client:{status.value}"
+        case Refuse(error=error):
+            return f"client:{error.name}"
         case SendNode(node=node, data=data):
             message = json.loads(data)
             assert message["session"] == "s"
@@ -136,7 +166,4 @@ def _written(effect: Effect) -> str:
 
 
 def _kind(message: dict[str, Any]) -> str:
-    """A message of the wire: its status or its error, or else its type."""
-    if message["type"] == "error":
-        return next(error.name for error in Error if error.text == message["message"])
-    return str(message.get("status", message["type"]))
+    return str(message["type"])

@@ -175,6 +175,52 @@ def test_a_node_that_is_lost_while_its_client_is_away_costs_no_place() -> None:
     assert said(scene.back(session)) == ["full"]
 
 
+def test_what_is_set_up_while_its_client_is_away_is_there_when_it_is_back() -> None:
+    scene = Scene()
+    client = scene.client(OFFER)
+    (offer,) = scene.node.take()
+    session = scene.away(client)
+    assert session.state is State.OFFERED
+    for message in ({"type": "answer", "sdp": "a"}, {"type": "session_state", "state": "connected"}):
+        scene.bridge.send(scene.node, {**message, "session": offer["session"]})
+    assert session.state is State.DETACHED
+    scene.bridge.advance(50)
+    scene.bridge.send(scene.node, {"type": "heartbeat", "connected": [session.id]})
+    scene.bridge.advance(50)  # longer than the grace, but media is up
+    scene.back(session)
+    assert session.state is State.LIVE
+
+
+def test_a_set_up_that_nobody_comes_back_for_ends() -> None:
+    bridge = TinyBridge([PoolSpec(name="p", max_nodes=1)], {"key": "p"}, {}, SPEC, LIMITS)
+    peer = bridge.connect(is_node=False)
+    bridge.send(peer, {"type": "CREDENTIAL", "payload": {"credential": "key"}})
+    bridge.send(peer, OFFER)  # held, without a place that is kept
+    session = peer.session
+    assert session is not None
+    assert session.state is State.CLAIMING
+    bridge.lose_for_a_while(peer)
+    bridge.advance(59.9)
+    assert session.state is State.CLAIMING
+    bridge.advance(0.2)
+    assert session.state is State.ENDED
+    assert session.id not in bridge.pools["p"].line
+
+
+def test_a_set_up_whose_client_is_back_in_time_goes_on() -> None:
+    bridge = TinyBridge([PoolSpec(name="p", max_nodes=1)], {"key": "p"}, {}, SPEC, LIMITS)
+    peer = bridge.connect(is_node=False)
+    bridge.send(peer, {"type": "CREDENTIAL", "payload": {"credential": "key"}})
+    bridge.send(peer, OFFER)
+    session = peer.session
+    assert session is not None
+    bridge.lose_for_a_while(peer)
+    bridge.advance(30)
+    bridge.come_back(session, bridge.connect(is_node=False))
+    bridge.advance(120)
+    assert session.state is State.CLAIMING
+
+
 def test_a_live_session_is_taken_up_again() -> None:
     scene = Scene()
     client = scene.client(OFFER)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from core.routes import ANSWER, NODE_CANDIDATE, OFFER, START, C, K, N, P, session_in, written
+from core.routes import ANSWER, NODE_CANDIDATE, OFFER, START, C, K, N, P, client_text, session_in, written
 from rtcbridge.core.events import (
     Closed,
     Declined,
@@ -17,7 +17,6 @@ from rtcbridge.core.events import (
     MediaUp,
     Pending,
     PoolEvent,
-    SendClient,
     SendNode,
     Timeout,
 )
@@ -46,7 +45,8 @@ def to_node(effects: list[Effect]) -> list[tuple[str, Any]]:
 
 
 def to_client(effects: list[Effect]) -> list[dict[str, Any]]:
-    return [json.loads(effect.data) for effect in effects if isinstance(effect, SendClient)]
+    """What the client is sent, in the words of the documented API."""
+    return [json.loads(text) for effect in effects if (text := client_text(effect))]
 
 
 # --- candidates and their offer ---

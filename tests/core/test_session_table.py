@@ -17,7 +17,9 @@ NEW client Candidate -> NEW:
 NEW client Closed -> ENDED: end (client left)
 NEW client Dropped -> ENDED: end (client left)
 NEW operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
-NEW client Away -> ENDED: end (client left)
+NEW client Away -> NEW:
+NEW client Back -> NEW:
+NEW clock Abandoned -> ENDED: end (client stayed away)
 ASKED client SessionStart -> ASKED:
 ASKED client Offer -> HELD:
 ASKED client Candidate -> ASKED:
@@ -66,7 +68,9 @@ CLAIMING client Offer -> CLAIMING:
 CLAIMING client Candidate -> CLAIMING:
 CLAIMING client Closed -> ENDED: end (client left)
 CLAIMING client Dropped -> ENDED: end (client left)
-CLAIMING client Away -> ENDED: end (client left)
+CLAIMING client Away -> CLAIMING:
+CLAIMING client Back -> CLAIMING:
+CLAIMING clock Abandoned -> ENDED: end (client stayed away)
 CLAIMING pool Granted -> OFFERED: begin n2, n2:offer
 CLAIMING pool Pending -> CLAIMING: client:server_provisioning
 CLAIMING pool Full -> ENDED: client:POOL_FULL, end (full)
@@ -89,7 +93,9 @@ OFFERED client Offer -> OFFERED: n1:offer
 OFFERED client Candidate -> OFFERED: n1:candidate
 OFFERED client Closed -> ENDED: end (client left)
 OFFERED client Dropped -> ENDED: end (client left)
-OFFERED client Away -> ENDED: end (client left)
+OFFERED client Away -> OFFERED:
+OFFERED client Back -> OFFERED:
+OFFERED clock Abandoned -> ENDED: end (client stayed away)
 OFFERED node NodeAnswer -> ANSWERED: client:answer
 OFFERED node NodeCandidate -> OFFERED:
 OFFERED node MediaDown -> RETRYING: n1:session_end, reassign but n1
@@ -103,7 +109,9 @@ RETRYING client Offer -> RETRYING:
 RETRYING client Candidate -> RETRYING:
 RETRYING client Closed -> ENDED: end (client left)
 RETRYING client Dropped -> ENDED: end (client left)
-RETRYING client Away -> ENDED: end (client left)
+RETRYING client Away -> RETRYING:
+RETRYING client Back -> RETRYING:
+RETRYING clock Abandoned -> ENDED: end (client stayed away)
 RETRYING pool Granted -> REOFFERED: begin n2, n2:offer
 RETRYING pool Pending -> RETRYING: client:pending, client:server_provisioning
 RETRYING pool Full -> ENDED: client:NO_ANSWER, end (full)
@@ -114,7 +122,9 @@ REOFFERED client Offer -> REOFFERED: n2:offer
 REOFFERED client Candidate -> REOFFERED: n2:candidate
 REOFFERED client Closed -> ENDED: end (client left)
 REOFFERED client Dropped -> ENDED: end (client left)
-REOFFERED client Away -> ENDED: end (client left)
+REOFFERED client Away -> REOFFERED:
+REOFFERED client Back -> REOFFERED:
+REOFFERED clock Abandoned -> ENDED: end (client stayed away)
 REOFFERED node NodeAnswer -> ANSWERED: client:answer
 REOFFERED node NodeCandidate -> REOFFERED:
 REOFFERED node MediaDown -> ENDED: client:NO_ANSWER, end (media failed)
@@ -128,7 +138,9 @@ ANSWERED client Offer -> ANSWERED: n1:offer
 ANSWERED client Candidate -> ANSWERED: n1:candidate
 ANSWERED client Closed -> ENDED: end (client left)
 ANSWERED client Dropped -> ENDED: end (client left)
-ANSWERED client Away -> ENDED: end (client left)
+ANSWERED client Away -> ANSWERED:
+ANSWERED client Back -> ANSWERED:
+ANSWERED clock Abandoned -> ENDED: end (client stayed away)
 ANSWERED node NodeAnswer -> ANSWERED: client:answer
 ANSWERED node NodeCandidate -> ANSWERED: client:candidate
 ANSWERED node MediaUp -> LIVE:
@@ -152,8 +164,8 @@ LIVE node Declined -> ENDED: client:NODE_REFUSED, end (node refused)
 LIVE pool Lost -> ENDED: client:NODE_LOST, end (node lost) and rejoin
 LIVE clock Expired -> ENDED: client:SESSION_TOO_LONG, end (max_session)
 LIVE operator Cancelled -> ENDED: client:OPERATOR, end (by hand)
-DETACHED node NodeAnswer -> DETACHED:
-DETACHED node NodeCandidate -> DETACHED:
+DETACHED node NodeAnswer -> DETACHED: client:answer
+DETACHED node NodeCandidate -> DETACHED: client:candidate
 DETACHED node MediaUp -> DETACHED:
 DETACHED node MediaDown -> ENDED: end (media failed)
 DETACHED node Declined -> ENDED: end (node refused)

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
-from typing import Any
+from typing import Any, Protocol
 
 from rtcbridge.core import messages
-from rtcbridge.core.errors import ProtocolError, TransitionError
+from rtcbridge.core.errors import Error, ProtocolError, TransitionError
 from rtcbridge.core.events import (
     Acquire,
     Away,
@@ -25,21 +25,32 @@ from rtcbridge.core.events import (
     Effect,
     End,
     Event,
-    Expired,
     Granted,
+    Inform,
     MediaDown,
     MediaUp,
     Reassign,
+    Refuse,
     Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
     Suspend,
-    Timeout,
     Yield,
 )
-from rtcbridge.core.messages import Candidate, Credential, Heartbeat, NodeAnswer, NodeCandidate, SessionState
+from rtcbridge.core.messages import (
+    Candidate,
+    Credential,
+    Heartbeat,
+    NodeAnswer,
+    NodeCandidate,
+    NodeUpdated,
+    Offer,
+    SessionStart,
+    SessionState,
+    Status,
+)
 from rtcbridge.core.node import UP, Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Create, Pool
 from rtcbridge.core.session import Session, State
@@ -78,7 +89,23 @@ class Peer:
     key: str = ""
     project: str | None = None  # of a client whose credential was accepted
     session: Session | None = None
+    extended: bool = False  # it speaks `rtcbridge.v2`
     node: Node | None = None
+
+    away = False
+
+    def hear(self, data: bytes) -> None:
+        """A session says something."""
+        self.got.append(data)
+
+    def inform(self, status: Status) -> None:
+        self.hear(messages.NODE_STATUS[status])
+
+    def refuse(self, error: Error) -> None:
+        self.hear(messages.client_error(error.text))
+
+    def over(self, reason: str) -> None:
+        """The documented API has no message for it."""
 
     @property
     def open(self) -> bool:
@@ -99,6 +126,19 @@ class Operation:
     node: Node
     name: str
     seen: bool = False
+
+
+class Client(Protocol):
+    """Whom a session speaks to."""
+
+    session: Session | None
+
+    @property
+    def away(self) -> bool: ...
+    def hear(self, data: bytes) -> None: ...
+    def inform(self, status: Status) -> None: ...
+    def refuse(self, error: Error) -> None: ...
+    def over(self, reason: str) -> None: ...
 
 
 class TinyBridge:
@@ -122,7 +162,7 @@ class TinyBridge:
         self.projects, self.node_keys = dict(projects), dict(node_keys)
         self.spec, self.limits, self.eager = spec or SessionSpec(), limits or Limits(), eager
         self.peers: list[Peer] = []
-        self.sessions: dict[str, tuple[Session, Pool, Peer | None]] = {}
+        self.sessions: dict[str, tuple[Session, Pool, Client | None]] = {}
         self.nodes: dict[str, Node] = {}
         self.sockets: dict[str, Peer] = {}  # the newest of each node
         self.held: dict[str, list[bytes]] = {}  # for nodes whose socket has dropped
@@ -164,9 +204,13 @@ class TinyBridge:
             except ProtocolError as error:
                 peer.bad += 1
                 if not peer.is_node:
-                    peer.got.append(messages.client_error(str(error)))
+                    self.bad_input(peer, str(error))
                 if peer.bad >= self.limits.max_bad:
                     self.close(peer, 1008)
+
+    def bad_input(self, peer: Peer, text: str) -> None:
+        """A client sent something that is not allowed."""
+        peer.got.append(messages.client_error(text))
 
     def send_binary(self, peer: Peer) -> None:
         known = peer.node is not None if peer.is_node else peer.project is not None
@@ -295,6 +339,10 @@ class TinyBridge:
                 self._node_event(node, message.session, MediaDown(f"media {state}"))
             case messages.NodeError():
                 self._node_event(node, message.session, Declined())
+            case NodeUpdated():
+                session, _, client = self.sessions.get(message.session, (None, None, None))
+                if session is not None and client is not None and session.node == node.id:
+                    self.updated(client, message)
 
     def _node_event(self, node: Node, id: str, event: Event) -> None:
         session, *_ = self.sessions.get(id, (None,))
@@ -316,15 +364,24 @@ class TinyBridge:
         message = messages.decode_client(data)
         if isinstance(message, Credential):
             raise ProtocolError("CREDENTIAL may only be the first message.")
-        session = peer.session
+        self._to_session(peer, self.pools[peer.project or ""], message)
+
+    def _to_session(self, client: Client, pool: Pool, message: SessionStart | Offer | Candidate) -> None:
+        session = client.session
         if session is None or session.state is State.ENDED:
             if isinstance(message, Candidate) and session is not None:
                 session.receive(Source.CLIENT, message, self.now)
                 return
-            session = Session(self.new_id("s"), self.spec, session.dialect if session else None)
-            peer.session = session
-            self.sessions[session.id] = session, self.pools[peer.project or ""], peer
+            session = Session(self.new_session_id(client), self.spec, session.dialect if session else None)
+            client.session = session
+            self.sessions[session.id] = session, pool, client
         self.deliver(session, Source.CLIENT, message)
+
+    def new_session_id(self, client: Client) -> str:
+        return self.new_id("s")
+
+    def updated(self, client: Client, message: NodeUpdated) -> None:
+        """A node says what became of an update."""
 
     # --- events and effects ---
 
@@ -336,9 +393,8 @@ class TinyBridge:
     def _perform(self, session: Session, effect: Effect) -> None:
         _, pool, peer = self.sessions[session.id]
         match effect:
-            case SendClient(data=data):
-                if peer is not None:
-                    peer.got.append(data)
+            case SendClient() | Inform() | Refuse():
+                self._tell(peer, effect)
             case SendNode(node=node, data=data):
                 self._to_node(node, data)
             case Acquire(patient=patient, front=front):
@@ -356,6 +412,18 @@ class TinyBridge:
             case End():
                 self._end(session, pool, peer, effect)
 
+    @staticmethod
+    def _tell(peer: "Client | None", effect: SendClient | Inform | Refuse) -> None:
+        if peer is None:
+            return
+        match effect:
+            case SendClient(data=data):
+                peer.hear(data)
+            case Inform(status=status):
+                peer.inform(status)
+            case Refuse(error=error):
+                peer.refuse(error)
+
     def _keep(self, pool: Pool, session: Session, effect: Stay | Suspend | Resume) -> None:
         match effect:
             case Stay():
@@ -365,7 +433,7 @@ class TinyBridge:
             case Resume():
                 pool.resume(session.id)
 
-    def _end(self, session: Session, pool: Pool, peer: Peer | None, effect: End) -> None:
+    def _end(self, session: Session, pool: Pool, peer: "Client | None", effect: End) -> None:
         node = self.nodes.get(session.node)
         if self.begun.pop(session.id, None) and node is not None and node.state in UP:
             self._to_node(session.node, messages.encode(messages.SessionEnd(session.id, effect.reason)))
@@ -373,9 +441,13 @@ class TinyBridge:
         del self.sessions[session.id]
         if effect.rejoin:
             assert peer is not None
-            again = peer.session = Session.rejoined(self.new_id("s"), self.spec, session.dialect)
+            again = peer.session = Session.rejoined(self.new_session_id(peer), self.spec, session.dialect)
             self.sessions[again.id] = again, pool, peer
             self._join(pool, again, patient=True, front=True)
+            if peer.away:
+                self.deliver(again, Source.CLIENT, Away())
+        elif peer is not None:
+            peer.over(effect.reason)
 
     def _join(self, pool: Pool, session: Session, *, patient: bool, front: bool = False, exclude: str = "") -> None:
         self.on_pool("front" if front else "back", session.id, exclude)
@@ -475,8 +547,7 @@ class TinyBridge:
                 self.close(peer, 1008)
         for session, *_ in list(self.sessions.values()):
             if session.id in self.sessions and session.deadline <= self.now:
-                event = Expired() if session.expires <= self.now else Timeout()
-                self.deliver(session, Source.CLOCK, event)
+                self.deliver(session, Source.CLOCK, session.overdue(self.now))
         self.settle()
         return True
 
@@ -492,7 +563,7 @@ class TinyBridge:
 
     def restarted(self) -> "TinyBridge":
         """The bridge after `kill -9` and a new start: what was stored is there, and no socket."""
-        again = TinyBridge(
+        again = type(self)(
             [pool.spec for pool in self.pools.values()], self.projects, self.node_keys, self.spec, self.limits
         )
         again.now, again._count = self.now, self._count

@@ -11,10 +11,11 @@ import httpx
 import msgspec
 import pytest
 
+import rtcbridge.core.extension as v2
 import rtcbridge.core.messages as m
 from docs.pages import ROOT, Block, blocks, prose
 from rtcbridge.config import Config, Ice, IceServer
-from rtcbridge.core.errors import CloseCode, Error, ProtocolError
+from rtcbridge.core.errors import EXTENDED_ERRORS, CloseCode, Error, ProtocolError
 from rtcbridge.core.messages import Dialect, Status
 from rtcbridge.core.node import Node, NodeState
 from rtcbridge.gateway.bridge import Bridge
@@ -41,7 +42,8 @@ def types(*infos: str) -> set[str]:
 
 def test_every_block_has_a_direction_that_is_tested() -> None:
     known = {
-        "client→bridge", "client→bridge bad", "bridge→client", "node→bridge", "bridge→node", "bridge→node accepted",
+        "client→bridge", "client→bridge bad", "client→bridge v2", "bridge→client v2",
+        "bridge→client", "node→bridge", "bridge→node", "bridge→node accepted",
         "client→node", "node→client", "node→client unasked", *(f"http {path}" for path in ANSWERS),
     }  # fmt: skip
     assert {block.info for block in BLOCKS} == known
@@ -57,6 +59,22 @@ def test_what_a_client_sends_is_understood(line: str) -> None:
         assert m.decode_credential(line) == message.payload.credential
     elif isinstance(message, m.Offer | m.Candidate):
         assert message.dialect is (Dialect.PAYLOAD if "payload" in json.loads(line) else Dialect.FLAT)
+
+
+@pytest.mark.parametrize("line", lines("client→bridge v2"))
+def test_what_a_client_of_the_extension_sends_is_understood(line: str) -> None:
+    assert m.encode(v2.decode(line)) == line.encode()  # type: ignore[arg-type]  # those that are only relayed are above
+
+
+@pytest.mark.parametrize("line", lines("client→bridge v2"))
+def test_without_the_extension_it_is_not(line: str) -> None:
+    with pytest.raises(ProtocolError, match="Invalid value"):
+        m.decode_client(line)
+
+
+@pytest.mark.parametrize("line", lines("bridge→client v2"))
+def test_what_a_client_of_the_extension_is_sent_is_on_the_page_byte_for_byte(line: str) -> None:
+    assert m.encode(msgspec.json.decode(line, type=v2.ToExtendedClient)) == line.encode()
 
 
 def written(line: str) -> bytes:
@@ -118,6 +136,8 @@ def to_node(line: str) -> bytes:
             return m.node_candidate_prefix(session) + bytes(m.raw(candidate)) + b"}"
         case {"type": "session_end", "session": session, "reason": reason}:
             return m.encode(m.SessionEnd(session, reason))
+        case {"type": "update", "session": session, "params": params, "id": number}:
+            return m.encode(m.ToNodeUpdate(session, params, number))
         case {"type": "drain"}:
             return m.DRAIN
     raise AssertionError(f"the bridge writes no such message: {line}")
@@ -192,7 +212,7 @@ def test_the_control_channel_says_what_the_page_shows() -> None:
 
 def tagged() -> Iterator[tuple[type[msgspec.Struct], str]]:
     """The message structs of the code with their types."""
-    for value in vars(m).values():
+    for value in {**vars(m), **vars(v2)}.values():
         if isinstance(value, type) and issubclass(value, msgspec.Struct) and value.__struct_config__.tag is not None:
             yield value, str(value.__struct_config__.tag)
 
@@ -202,10 +222,14 @@ def test_every_message_type_of_the_code_has_an_example() -> None:
     to_nodes = set(typing.get_args(m.FromBridge))
     assert types("node→bridge") == {tag for struct, tag in tagged() if struct in from_node}
     assert types("bridge→node") == {tag for struct, tag in tagged() if struct in to_nodes}
-    assert types("client→bridge") == {tag for struct, tag in tagged() if struct not in from_node | to_nodes}
-    # What the bridge writes without a struct is spelled out in the module.
-    spelled = set(re.findall(r'\{"type":"(\w+)"', inspect.getsource(m)))
-    assert types("bridge→client", "bridge→node") == spelled | types("bridge→node")
+    by = dict(tagged())
+    assert types("client→bridge") == {by[struct] for struct in typing.get_args(m.ClientWire)}
+    assert types("bridge→client") == {by[struct] for struct in typing.get_args(m.ToClient)}
+    assert types("client→bridge v2") == {by[struct] for struct in typing.get_args(v2.Added)}
+    only = set(typing.get_args(v2.ToExtendedClient)) - set(typing.get_args(m.ToClient))
+    assert types("bridge→client v2") == {by[struct] for struct in only}
+    shown = from_node | to_nodes | {*typing.get_args(m.ClientWire), *typing.get_args(m.ToClient)}
+    assert set(by) == shown | {*typing.get_args(v2.Added), *only}
     assert {json.loads(text)["status"] for text in lines("bridge→client") if "node_status" in text} == set(Status)
 
 
@@ -241,7 +265,19 @@ def rows(heading: str) -> list[list[str]]:
 
 def test_the_table_of_errors_is_the_enum() -> None:
     shown = {cells[0].strip("`"): cells[2] for cells in rows("### 3.7 Errors")}
-    assert shown == {error.text: "yes" if error.retryable else "no" for error in Error}
+    documented = [error for error in Error if error not in EXTENDED_ERRORS]
+    assert shown == {error.text: "yes" if error.retryable else "no" for error in documented}
+
+
+def test_the_table_of_codes_is_the_enum() -> None:
+    own_words = {
+        Error.BAD_MESSAGE: "what was wrong, as in [3.8](#38-bad-input)",
+        Error.UPDATE_REFUSED: "the model's reason",
+    }
+    assert rows("### 10.2 Errors") == [
+        [f"`{error.code}`", own_words.get(error, f"`{error.text}`"), "yes" if error.retryable else "no"]
+        for error in Error
+    ]
 
 
 def test_the_table_of_close_codes_is_the_enum() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from engine.valkey import MISSING, Server, program
 from rtcbridge.drivers.engine import MemoryEngine, MemoryHub, parse_engine_url
+from rtcbridge.ports_engine import News, Wake
 
 POOL = "default"
 
@@ -42,11 +43,16 @@ class Replica:
         self.engine = engine
         self.wakes: list[Any] = []
         self.packets: list[Any] = []
-        self.news = asyncio.Event()
+        self.told: Callable[[Wake], None] = lambda wake: None
+        self.heard = asyncio.Event()
 
     async def start(self) -> "Replica":
         await self.engine.start([POOL], self._woken, self._received)
         return self
+
+    @property
+    def address(self) -> str:
+        return str(self.engine.replica)
 
     @property
     def store(self) -> Any:
@@ -55,18 +61,23 @@ class Replica:
     def _woken(self, pool: str, wake: Any) -> None:
         assert pool == POOL
         self.wakes.append(wake)
-        self.news.set()
+        self.told(wake)
+        self.heard.set()
 
     def _received(self, origin: str, packet: Any) -> None:
         self.packets.append((origin, packet))
-        self.news.set()
+        self.heard.set()
+
+    def news(self, *kinds: News) -> list[Wake]:
+        """What it was told of these kinds."""
+        return [wake for wake in self.wakes if wake.news in kinds]
 
     async def until(self, condition: Callable[[], bool], seconds: float = 10.0) -> None:
         """Wait for news until a condition holds."""
         async with asyncio.timeout(seconds):
             while not condition():
-                self.news.clear()
-                await self.news.wait()
+                self.heard.clear()
+                await self.heard.wait()
 
 
 async def until(replica: Replica, condition: Callable[[Any], bool]) -> Any:

@@ -65,6 +65,9 @@ class Commands:
     def do_hexists(self, key: str, name: str) -> int:
         return int(name in self.data.get(key, {}))
 
+    def do_hlen(self, key: str) -> int:
+        return len(self.data.get(key, ()))
+
     def do_hkeys(self, key: str) -> list[str]:
         return list(self.data.get(key, {}))
 

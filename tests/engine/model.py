@@ -1,7 +1,8 @@
 """Every interleaving of a small cluster, breadth first, over the real script.
 
 Replicas, nodes and sessions are modelled here as `redis_store.py` and the agent behave; the engine is `pool.lua`. A
-session belongs to replica `number % 2`; a node's socket is with replica `number % 2`, after its death with the other.
+session belongs to replica `number % 2`; a node's socket is with replica `number % 2`, after its death with the other,
+and may move there before.
 """
 
 from collections import deque
@@ -14,6 +15,7 @@ from rtcbridge.drivers.engine.redis_store import SCRIPT
 
 LEASE, GRACE, HALF = 10, 1_000_000, 6
 P = "rtcbridge:{p}:"
+FAULTS = ("crash", "freeze", "wipe", "lose", "reboot", "zombie", "drop", "move")
 
 
 @dataclass(frozen=True)
@@ -29,34 +31,52 @@ class Size:
     lose: int = 0
     reboot: int = 0
     zombie: int = 0
+    drop: int = 0
+    move: int = 0
 
 
 @dataclass
 class Session:
-    """`new`, `asking` (the answer was lost), `waiting`, `held`, `live`, `ending` (its release may be lost), `gone`."""
+    """`new`, `asking` (the answer was lost), `waiting`, `held`, `live`, `ending` (its release may be lost), `gone`.
+
+    `epoch` and `at` are those of the node, as its replica was told: `at` is the replica with the node's socket.
+    """
 
     state: str = "new"
     node: int = -1
     epoch: int = 0
+    at: str = ""
 
 
 @dataclass
 class Node:
-    """What really runs on it; `epoch` is that of its socket, `boot` counts its lives, `known` is its replica's book."""
+    """What really runs on it; `epoch` is that of its socket, `boot` counts these, `socket`: its replica, or -1."""
 
     epoch: int = 0
     boot: int = 0
     running: frozenset[int] = frozenset()
     socket: int = 0
-    known: str = ""
 
 
 @dataclass
 class Replica:
+    """`books`: node, socket ("" once that has gone) and epoch; `orphans`: those that it was told of.
+
+    `missing`: sessions whose node the engine does not know yet, since it has lost its data.
+    """
+
     alive: bool = True
     epoch: str = ""
     me: str = ""
     generation: int = 0
+    books: tuple[tuple[int, str, int], ...] = ()
+    orphans: frozenset[int] = frozenset()
+    missing: frozenset[int] = frozenset()
+
+    def note(self, n: int, *book: Any) -> None:
+        """Write down a node, or forget it."""
+        rest = [each for each in self.books if each[0] != n]
+        self.books = tuple(sorted([*rest, (n, *book)] if book else rest))
 
 
 @dataclass
@@ -71,6 +91,7 @@ class World:
     replicas: list[Replica] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
     zombie: tuple[str, ...] = ()
+    strange: str = ""
 
     @property
     def commands(self) -> Commands:
@@ -91,15 +112,19 @@ class World:
         return (
             self.commands.now,
             data,
-            tuple((each.state, each.node, each.epoch) for each in self.sessions),
-            tuple((each.epoch, each.boot, each.running, each.socket, each.known) for each in self.nodes),
-            tuple((each.alive, each.epoch, each.me, each.generation) for each in self.replicas),
+            tuple((each.state, each.node, each.epoch, each.at) for each in self.sessions),
+            tuple((each.epoch, each.boot, each.running, each.socket) for each in self.nodes),
+            tuple(
+                (each.alive, each.epoch, each.me, each.generation, each.books, each.orphans, each.missing)
+                for each in self.replicas
+            ),
             tuple(self.faults.items()),
             self.zombie,
         )
 
     def thaw(self, state: Any) -> None:
         self.commands.now, data, sessions, nodes, replicas, faults, self.zombie = state
+        self.strange = ""
         restored: dict[str, Any] = {}
         for key, value in data:
             name = key.removeprefix(P)
@@ -135,9 +160,11 @@ class World:
             self.tell(r)
 
     def tell(self, r: int) -> None:
-        for n, node in enumerate(self.nodes):
-            if node.socket == r and node.known:
-                self.ask(r, "node", f"n{n}", self.size.capacity, node.known, node.epoch, 0, 1, GRACE)
+        for n, socket, epoch in self.replicas[r].books:
+            opened = int(socket != "")
+            answer = self.ask(r, "node", f"n{n}", self.size.capacity, socket, epoch, 0, opened, "", GRACE)
+            if answer[0] != "OK" and epoch < int(answer[1]):
+                self.replicas[r].note(n)
         for number, session in enumerate(self.sessions):
             if self.owner(number) != r:
                 continue
@@ -147,11 +174,16 @@ class World:
                 self.reserved(number, self.ask(r, "reserve", f"s{number}", 0, 0, "", 1, ""))
 
     def tell_held(self, number: int) -> None:
-        session = self.sessions[number]
+        session, replica = self.sessions[number], self.replicas[self.owner(number)]
+        replica.missing -= {number}
+        if session.state not in ("held", "live"):
+            return
         live = int(session.state == "live")
         answer = self.ask(self.owner(number), "hold", f"s{number}", f"n{session.node}", session.epoch, live)
         if answer[0] == "OK":
-            session.epoch = int(answer[1])
+            session.epoch, session.at = int(answer[1]), answer[3]
+        elif answer[0] == "NONODE":
+            replica.missing |= {number}
         elif answer[0] in ("EPOCH-OF-NODE", "FULL", "ELSEWHERE"):
             self.lost(number)
 
@@ -164,6 +196,7 @@ class World:
         session = self.sessions[number]
         if answer[0] == "grant":
             session.state, session.node, session.epoch = "held", int(answer[2][1:]), int(answer[3])
+            session.at = answer[4]
         elif answer[0] == "place":
             session.state = "waiting"
         else:
@@ -188,36 +221,70 @@ class World:
         """A node dials in, anew, at the replica that has its socket from now on."""
         node = self.nodes[n]
         sessions = [f"s{number}" for number in sorted(node.running)]
-        arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, GRACE, *sessions)
+        arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, "", GRACE, *sessions)
         answer = self.ask(node.socket, *arguments)
         if answer[0] != "OK":
             self.attach(node.socket)
             answer = self.ask(node.socket, *arguments)
-        node.epoch, node.known = int(answer[1]), self.socket(n)
+        node.epoch = int(answer[1])
+        self.replicas[node.socket].note(n, self.socket(n), node.epoch)
 
     def pass_time(self, frozen: int = -1) -> None:
         """More than a lease goes by; everybody who is not frozen says so in time."""
         for _ in range(2):
             self.commands.now += HALF
             for r, replica in enumerate(self.replicas):
-                if replica.alive and r != frozen and self.ask(r, "beat", LEASE, GRACE)[0] != "OK":
-                    self.attach(r)
+                if replica.alive and r != frozen:
+                    self.beat(r)
+
+    def beat(self, r: int) -> None:
+        """Say that it lives, and of the slots that the engine does not know yet; in the end they are lost.
+
+        These are said again much more often than a lease is renewed.
+        """
+        for number in sorted(self.replicas[r].missing):
+            self.tell_held(number)
+        if self.ask(r, "beat", LEASE, GRACE)[0] != "OK":
+            self.attach(r)
+        for number in sorted(self.replicas[r].missing):
+            self.tell_held(number)
+        if "recover" not in self.commands.data[f"{P}meta"]:
+            for number in self.replicas[r].missing:
+                self.lost(number)
+            self.replicas[r].missing = frozenset()
 
     def wake(self, r: int) -> None:
         """Take the oldest of the news."""
         key = f"{P}wake:{self.replicas[r].me}"
-        news, name, node, epoch, _ = self.commands.data[key].pop(0).split("|")
+        news, name, node, epoch, at, _ = self.commands.data[key].pop(0).split("|")
         self.commands._prune(key)
+        if not name:
+            self._wake_of_node(r, news, int(node[1:]), int(epoch))
+            return
         number, n = int(name[1:]), int(node[1:])
         session = self.sessions[number]
         if news == "orphan":
-            return
-        if session.state == "waiting" and news == "granted":
-            session.state, session.node, session.epoch = "held", n, int(epoch)
+            self._orphan(r, number)
+        elif session.state == "waiting" and news == "granted":
+            session.state, session.node, session.epoch, session.at = "held", n, int(epoch), at
         elif session.state in ("held", "live") and news == "moved":
-            session.epoch = int(epoch)
+            session.epoch, session.at = int(epoch), at
         elif session.state in ("held", "live") and news == "lost":
             self.lost(number)
+
+    def _orphan(self, r: int, number: int) -> None:
+        """Take note; what has ended is given back."""
+        self.replicas[r].orphans |= {number}
+        if self.sessions[number].state == "gone":
+            self.ask(r, "release", f"s{number}")
+        alive = self.replicas[self.owner(number)].alive and self.faults["freeze"] == self.size.freeze
+        if alive and self.sessions[number].state in ("held", "live"):
+            self.strange = f"s{number} is called an orphan, but its owner is alive"
+
+    def _wake_of_node(self, r: int, news: str, n: int, epoch: int) -> None:
+        known = {book[0]: book[2] for book in self.replicas[r].books}
+        if news in ("replaced", "forgotten") and known.get(n, epoch) < epoch:
+            self.replicas[r].note(n)
 
     def offer(self, number: int) -> None:
         """The offer goes to the node whatever the engine says: a replica that was frozen does not know better."""
@@ -242,11 +309,23 @@ class World:
         yield from self._replica_steps()
         for n in range(len(self.nodes)):
             yield f"n{n} reboots", lambda n=n: self._reboot(n), "reboot"
+            yield from self._socket_steps(n)
         yield "data lost", self.commands.data.clear, "wipe"
         if self._time_matters():
             yield "a lease passes", self.pass_time, ""
         if self.zombie:
             yield "a delayed call arrives", self._zombie_arrives, ""
+
+    def _socket_steps(self, n: int) -> Iterator[tuple[str, Callable[[], object], str]]:
+        node = self.nodes[n]
+        if node.socket == -1:
+            for r, replica in enumerate(self.replicas):
+                if replica.alive:
+                    yield f"n{n} dials in at r{r}", lambda r=r: self._dial(n, r), ""
+            return
+        yield f"the socket of n{n} drops", lambda: self._drop(n), "drop"
+        if self.replicas[1 - node.socket].alive:
+            yield f"n{n} dials in at r{1 - node.socket}, too", lambda: self._dial(n, 1 - node.socket), "move"
 
     def _replica_steps(self) -> Iterator[tuple[str, Callable[[], object], str]]:
         for r, replica in enumerate(self.replicas):
@@ -325,28 +404,47 @@ class World:
         for number, session in enumerate(self.sessions):
             if self.owner(number) == r and session.state != "live":
                 session.state = "gone"
-        for n, node in enumerate(self.nodes):
+        for node in self.nodes:
             if node.socket == r:
-                node.socket, node.known = 1 - r, ""
-                self.register(n)
+                node.socket = -1
 
     def _orphan_ends(self, number: int) -> None:
         node = self.sessions[number].node
         self.stop(node, number)
         self.sessions[number].state = "gone"
-        self.ask(self.nodes[node].socket, "release", f"s{number}")
+        r = self._living()
+        if self.ask(r, "release", f"s{number}")[0] != "OK":
+            self.attach(r)
+            self.ask(r, "release", f"s{number}")
+
+    def _living(self) -> int:
+        return next(r for r, replica in enumerate(self.replicas) if replica.alive)
 
     def _reboot(self, n: int) -> None:
         node = self.nodes[n]
         node.running = frozenset()
-        node.boot += 1
+        self._dial(n, node.socket if node.socket >= 0 else self._living())
+
+    def _dial(self, n: int, r: int) -> None:
+        self.nodes[n].boot += 1
+        self.nodes[n].socket = r
         self.register(n)
+
+    def _drop(self, n: int) -> None:
+        node = self.nodes[n]
+        replica = self.replicas[node.socket]
+        replica.note(n, "", node.epoch)
+        if self.ask(node.socket, "down", f"n{n}", node.epoch)[0] != "OK":
+            self.attach(node.socket)
+        node.socket = -1
 
     # --- what must hold ---
 
     def wrong(self) -> str:
         """What is wrong with this state; "" if nothing is."""
         data = self.commands.data
+        if self.strange:
+            return self.strange
         for n, node in enumerate(self.nodes):
             if len(node.running) > self.size.capacity:
                 return f"n{n} runs {len(node.running)} sessions"
@@ -361,13 +459,44 @@ class World:
             if owner != "|" and owner not in data.get(f"{P}replicas", {}):
                 return f"{session} belongs to {owner}, which is no replica"
         waits = data.get(f"{P}line") and data.get(f"{P}free") and "recover" not in data[f"{P}meta"]
-        return "a session waits beside a free slot" if waits else self._leak(claims)
+        return "a session waits beside a free slot" if waits else self._leak(claims) or self._untold(claims)
+
+    def _at_rest(self) -> bool:
+        """All attached or buried, no news, nothing under way."""
+        data = self.commands.data
+        quiet = self._all_attached() and not self.zombie and not any(":wake:" in key for key in data)
+        buried = not any(self._unburied(each) for each in self.replicas)
+        return quiet and buried and "recover" not in data.get(f"{P}meta", {})
+
+    def _untold(self, claims: dict[str, str]) -> str:
+        """At rest, each replica knows where the nodes of its sessions are, and the orphans of its nodes."""
+        if not self._at_rest():
+            return ""
+        records = self.commands.data.get(f"{P}nodes", {})
+        for name, claim in claims.items():
+            n, owner = int(claim[1 : claim.index("|")]), claim.split("|")[4]
+            _, epoch, _, replica, _, socket = records[f"n{n}"].split("|")
+            session, at = self.sessions[int(name[1:])], replica if socket else ""
+            if not owner and at and int(name[1:]) not in self.replicas[int(at[1:])].orphans:
+                return f"{at} was not told that {name} is an orphan"
+            if owner and session.state in ("held", "live") and (session.epoch, session.at) != (int(epoch), at):
+                return f"the owner of {name} was not told that n{n} is at {at}"
+        return self._books(records)
+
+    def _books(self, records: dict[str, str]) -> str:
+        """At rest, a replica has the sockets in its books, and no others."""
+        for n, node in enumerate(self.nodes):
+            book = {r: each[1] for r, other in enumerate(self.replicas) for each in other.books if each[0] == n}
+            there = {r for r, socket in book.items() if socket and self.replicas[r].alive}
+            if there - {node.socket}:
+                return f"r{there} has a socket of n{n}, which is at r{node.socket}"
+            if node.socket != -1 and records.get(f"n{n}", "|||").split("|")[3] != f"r{node.socket}":
+                return f"the engine does not know that n{n} is at r{node.socket}"
+        return ""
 
     def _leak(self, claims: dict[str, str]) -> str:
-        """At rest, nobody holds what is not his: all attached, no news, nothing under way."""
-        if not self._all_attached() or self.zombie or any(":wake:" in key for key in self.commands.data):
-            return ""
-        if "recover" in self.commands.data.get(f"{P}meta", {}) or not all(each.alive for each in self.replicas):
+        """At rest, nobody holds what is not his."""
+        if not self._at_rest() or not all(each.alive for each in self.replicas):
             return ""
         for name in claims:
             session = self.sessions[int(name[1:])]
@@ -405,7 +534,7 @@ def explore(size: Size, *, gate: bool = True, changes: Sequence[tuple[str, str]]
     world.sessions = [Session() for _ in range(size.sessions)]
     world.nodes = [Node(socket=n % 2) for n in range(size.nodes)]
     world.replicas = [Replica(), Replica()]
-    world.faults = {name: getattr(size, name) for name in ("crash", "freeze", "wipe", "lose", "reboot", "zombie")}
+    world.faults = {name: getattr(size, name) for name in FAULTS}
     for r in range(2):
         world.attach(r)
     for n in range(size.nodes):

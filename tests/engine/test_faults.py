@@ -11,9 +11,10 @@ import pytest
 from engine.conftest import POOL, Replica, flush, until
 from engine.tcp_proxy import TcpProxy
 from rtcbridge.drivers.engine import parse_engine_url
-from rtcbridge.ports_engine import EngineAwayError, EngineError, Grant, News, Place
+from rtcbridge.ports_engine import EngineAwayError, EngineError, Grant, News, Place, Wake
 
 pytestmark = pytest.mark.slow
+INFO = '{"labels": {"zone": "a|b"}, "name": "\u00e9\u2192\0"}'
 
 
 @pytest.fixture
@@ -50,8 +51,9 @@ async def recovered(replica):
 
 async def fill(a, b):
     """A node with three slots at b; sessions of both with slots, and one of each that waits."""
-    await b.store.node_up("n1", 3, "socket-1")
     await recovered(a)
+    await b.store.node_up("n1", 3, "socket-1", info=INFO)
+    await b.store.node_up("n2", 2, "socket-2", open=False)
     for owner, session in ((a, "a1"), (b, "b1"), (a, "a2")):
         await owner.store.reserve(session)
     await a.store.begin("a1")
@@ -63,6 +65,8 @@ async def check_filled(a, b):
     """All is as `fill` left it, and goes on."""
     view = await until(a, lambda view: (len(view.sessions), len(view.line), view.recovering) == (3, 2, 0))
     assert set(view.sessions) == {"a1", "a2", "b1"}
+    assert (view.nodes["n1"].info, view.nodes["n1"].open, view.nodes["n1"].replica) == (INFO, True, b.address)
+    assert (view.nodes["n2"].open, view.nodes["n2"].socket) == (False, "socket-2")
     assert view.line == ["b-waits", "a-waits"]
     assert view.sessions["a1"].live
     assert not a.wakes
@@ -78,7 +82,7 @@ async def test_a_killed_server_that_comes_back_empty(replica, own_server):
     own_server.kill()
     call = asyncio.create_task(a.store.reserve("a1"))
     own_server.start()
-    assert await call == Grant("n1", 1)
+    assert await call == Grant("n1", 1, b.address)
     await check_filled(a, b)
 
 
@@ -136,11 +140,11 @@ async def test_the_server_stays_away(replica, own_server):
 
 async def test_a_frozen_replica_loses_what_others_have_got_meanwhile(replica):
     a, b = await replica(proxy=True), await replica()
-    await b.store.node_up("n1", 2, "socket-1")
     await recovered(b)
-    assert await a.store.reserve("kept") == Grant("n1", 1)
+    await b.store.node_up("n1", 2, "socket-1")
+    assert await a.store.reserve("kept") == Grant("n1", 1, b.address)
     assert await a.store.begin("kept")
-    assert await a.store.reserve("taken") == Grant("n1", 1)
+    assert await a.store.reserve("taken") == Grant("n1", 1, b.address)
     a.proxy.pause()
     await b.store.reserve("next")
     await b.until(lambda: {wake.news for wake in b.wakes} == {News.ORPHAN, News.GRANTED})
@@ -154,10 +158,57 @@ async def test_a_frozen_replica_loses_what_others_have_got_meanwhile(replica):
     }
 
 
+async def test_a_replica_that_was_frozen_hears_that_its_node_is_elsewhere(replica):
+    a, b = await replica(proxy=True), await replica()
+    await recovered(b)
+    await a.store.node_up("n1", 2, "socket-1")
+    await a.store.node_up("n2", 2, "socket-2")
+    assert await a.store.reserve("mine") == Grant("n1", 1, a.address)
+    assert await a.store.begin("mine")
+    a.proxy.pause()
+    await until(b, lambda view: not view.sessions["mine"].owner)
+    assert (await b.store.node_up("n1", 2, "socket-3", ["mine"])).sessions == {"mine": ""}
+    a.proxy.go_on()
+    await a.until(lambda: len(a.wakes) == 2)
+    assert set(a.wakes) == {
+        Wake(News.REPLACED, "", "n1", 2, b.address),
+        Wake(News.MOVED, "mine", "n1", 2, b.address),
+    }
+    view = await until(b, lambda view: view.nodes["n2"].replica == a.address)
+    assert (view.nodes["n2"].open, view.nodes["n2"].epoch) == (True, 1)
+    assert (view.nodes["n1"].replica, view.sessions["mine"].owner) == (b.address, a.address)
+
+
+async def test_after_a_loss_nobody_is_called_an_orphan_whose_owner_lives(replica, own_server):
+    a, b, c = await replica(), await replica(), await replica()
+    await recovered(b)
+    await b.store.node_up("n1", 3, "socket-1")
+    for owner, session in ((a, "a1"), (c, "c1"), (b, "b1")):
+        await owner.store.reserve(session)
+        await owner.store.begin(session)
+    await b.store.node_up("n1", 3, "socket-2", ["a1", "b1", "c1"], info=INFO)
+    await b.store.node_up("n2", 1, "socket-3")
+    await b.store.node_down("n2", 1)
+    await c.until(lambda: bool(c.wakes))
+    await c.engine.kill()
+    flush(own_server)
+    await b.until(lambda: bool(b.news(News.ORPHAN)))
+    assert [wake.session for wake in b.news(News.ORPHAN)] == ["c1"]
+    view = await b.store.look()
+    assert {session.id: session.owner for session in view.sessions.values()} == {
+        "a1": a.address,
+        "b1": b.address,
+        "c1": "",
+    }
+    assert (view.nodes["n1"].info, view.nodes["n1"].epoch) == (INFO, 2)
+    assert (view.nodes["n2"].open, view.nodes["n2"].replica, view.nodes["n2"].epoch) == (False, "", 1)
+    assert not a.news(News.LOST)
+
+
 async def test_lost_answers_and_cut_connections_change_nothing(replica):
     a, b = await replica(proxy=True), await replica()
-    await b.store.node_up("n1", 4, "socket-1")
     await recovered(b)
+    await b.store.node_up("n1", 4, "socket-1")
     chance = random.Random(3)
     held = []
     for number in range(150):
@@ -168,7 +219,7 @@ async def test_lost_answers_and_cut_connections_change_nothing(replica):
         if held and (len(held) == 4 or chance.random() < 0.4):
             await a.store.release(held.pop(0))
         else:
-            assert await a.store.reserve(f"s{number}") == Grant("n1", 1)
+            assert await a.store.reserve(f"s{number}") == Grant("n1", 1, b.address)
             held.append(f"s{number}")
     view = await b.store.look()
     assert sorted(view.sessions) == sorted(held)
@@ -177,8 +228,8 @@ async def test_lost_answers_and_cut_connections_change_nothing(replica):
 
 async def test_a_call_that_arrives_after_its_connection_was_given_up_does_nothing(replica, own_server):
     a = await replica(proxy=True)
-    await a.store.node_up("n1", 1, "socket-1")
     await recovered(a)
+    await a.store.node_up("n1", 1, "socket-1")
     import redis
 
     store = a.store

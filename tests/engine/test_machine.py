@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engine.conftest import POOL, Replica, flush
 from rtcbridge.drivers.engine import MemoryEngine, MemoryHub, parse_engine_url
-from rtcbridge.ports_engine import Grant, News, Place
+from rtcbridge.ports_engine import Grant, News, Place, Wake
 
 SESSIONS = st.sampled_from([f"s{number}" for number in range(6)])
 NODES = st.sampled_from(["n1", "n2", "n3"])
@@ -33,8 +33,22 @@ class Machine(RuleBasedStateMachine):
         self.epochs: dict[str, int] = {}
         self.sockets = 0
         self.at: dict[str, int] = {}
+        self.up: set[str] = set()
         self.live: set[str] = set()
         self.excluded: dict[str, str] = {}
+        self.told: dict[str, tuple[int, str]] = {}  # of its node, by the last word to a session's owner
+        for replica in self.replicas:
+            replica.told = self.note
+
+    def note(self, wake: Wake) -> None:
+        if wake.news in (News.GRANTED, News.MOVED):
+            self.told[wake.session] = (wake.epoch, wake.replica)
+        for replica in self.replicas:
+            replica.heard.set()
+
+    def granted(self, session: str, standing: Grant | Place) -> None:
+        if isinstance(standing, Grant):
+            self.told[session] = (standing.epoch, standing.replica)
 
     def do(self, call: Any) -> Any:
         return self.loop.run_until_complete(call)
@@ -57,9 +71,11 @@ class Machine(RuleBasedStateMachine):
     )
     def reserve(self, session: str, owner: int, rank: int, front: bool, exclude: str, patient: bool) -> None:
         known = session in self.owner
+        self.told = self.told if known else {other: word for other, word in self.told.items() if other != session}
         self.owner.setdefault(session, owner)
         options = {"rank": rank, "front": front, "exclude": exclude, "patient": patient}
         standing = self.do(self.store(session).reserve(session, **options))
+        self.granted(session, standing)
         if not known and exclude:
             self.excluded[session] = exclude
             assert not isinstance(standing, Grant) or standing.node != exclude
@@ -85,16 +101,16 @@ class Machine(RuleBasedStateMachine):
             if self.do(store.begin(session)):
                 self.live.add(session)
         elif what == "yield":
-            self.do(store.yield_slot(session))
+            self.granted(session, self.do(store.yield_slot(session)))
             if session not in self.live:
                 self.excluded.pop(session, None) if session in self.do(store.look()).sessions else None
         elif what == "suspend" and session not in self.live:
             assert self.do(store.suspend(session)).place == 0
         elif what == "resume":
-            self.do(store.resume(session))
+            self.granted(session, self.do(store.resume(session)))
 
-    @rule(node=NODES, replica=REPLICA, capacity=st.integers(1, 3))
-    def node_up(self, node: str, replica: int, capacity: int) -> None:
+    @rule(node=NODES, replica=REPLICA, capacity=st.integers(1, 3), open=st.booleans())
+    def node_up(self, node: str, replica: int, capacity: int, open: bool) -> None:
         view = self.do(self.replicas[0].store.look())
         there = view.nodes.get(node)
         held = len(there.sessions) if there else 0
@@ -102,19 +118,30 @@ class Machine(RuleBasedStateMachine):
         self.sockets += 1
         back = self.do(
             self.replicas[replica].store.node_up(
-                node, max(capacity, held), f"k{self.sockets}", alive, self.epochs.get(node, 0)
+                node, max(capacity, held), f"k{self.sockets}", alive, self.epochs.get(node, 0), open=open
             )
         )
         assert back.epoch > self.epochs.get(node, 0)
         assert len(back.sessions) >= held
+        assert all(owner == self.replicas[self.owner[each]].address for each, owner in back.sessions.items())
         self.epochs[node], self.at[node] = back.epoch, replica
+        self.up.add(node)
+
+    @precondition(lambda self: self.at)
+    @rule(data=st.data())
+    def node_down(self, data: Any) -> None:
+        node = data.draw(st.sampled_from(sorted(self.at)))
+        store = self.replicas[self.at[node]].store
+        assert self.do(store.node_down(node, self.epochs[node]))
+        assert not self.do(store.node_down(node, self.epochs[node] - 1))
+        self.up.discard(node)
 
     @precondition(lambda self: self.at)
     @rule(data=st.data(), open=st.booleans())
     def node_open(self, data: Any, open: bool) -> None:
         node = data.draw(st.sampled_from(sorted(self.at)))
         store = self.replicas[self.at[node]].store
-        assert self.do(store.node_open(node, self.epochs[node], open))
+        assert self.do(store.node_open(node, self.epochs[node], open)) == (node in self.up or not open)
         assert not self.do(store.node_open(node, self.epochs[node] - 1, open))
 
     @precondition(lambda self: self.at)
@@ -123,6 +150,7 @@ class Machine(RuleBasedStateMachine):
         node = data.draw(st.sampled_from(sorted(self.at)))
         lost = self.do(self.replicas[0].store.look()).nodes[node].sessions
         assert self.do(self.replicas[self.at.pop(node)].store.node_gone(node, self.epochs[node]))
+        self.up.discard(node)
         for session in lost:
             self.forget(session)
 
@@ -134,30 +162,33 @@ class Machine(RuleBasedStateMachine):
         for node in view.nodes.values():
             assert len(node.sessions) <= node.capacity
             assert all(view.sessions[session].node == node.id for session in node.sessions)
+            assert node.replica == (self.replicas[self.at[node.id]].address if node.id in self.up else "")
         free = {node.id for node in view.nodes.values() if node.open and len(node.sessions) < node.capacity}
         for session in view.line:
             assert not free - {self.excluded.get(session, "")}, f"{session} waits beside {free}"
         for session, held in view.sessions.items():
             assert held.owner == self.replicas[self.owner[session]].engine.replica
             assert held.live == (session in self.live)
+            assert (held.epoch, held.replica) == (view.nodes[held.node].epoch, view.nodes[held.node].replica)
+            assert self.do(self.replicas[0].store.find(session)) == held
 
     @invariant()
     def places_follow_the_line(self) -> None:
         view = self.do(self.replicas[0].store.look())
         places = {**self.do(self.replicas[0].store.places()), **self.do(self.replicas[1].store.places())}
-        assert places == {session: place for place, session in enumerate(view.line, 1)} | dict.fromkeys(view.away, 0)
+        line = {session: place for place, session in enumerate(view.line, 1)} | dict.fromkeys(view.away, 0)
+        assert places == {session: Place(place, view.supply) for session, place in line.items()}
 
     def teardown(self) -> None:
         """In the end, whoever was told anything last was told what is so."""
         view = self.do(self.replicas[0].store.look())
-        for number, replica in enumerate(self.replicas):
-            for wake in replica.wakes:
-                assert wake.news in (News.GRANTED, News.LOST, News.ORPHAN)
-            mine = [session for session, held in view.sessions.items() if self.owner[session] == number]
-            for session in mine:
-                assert self.do(replica.store.reserve(session)) == Grant(
-                    view.sessions[session].node, self.epochs[view.sessions[session].node]
-                )
+        true = {session: (held.epoch, held.replica) for session, held in view.sessions.items()}
+        for replica in self.replicas:
+            self.do(replica.until(lambda: {session: self.told.get(session) for session in true} == true, 3))
+            assert all(isinstance(wake.news, News) and wake.news is not News.ORPHAN for wake in replica.wakes)
+        for session, held in view.sessions.items():
+            again = self.do(self.store(session).reserve(session))
+            assert again == Grant(held.node, held.epoch, held.replica)
         for replica in self.replicas:
             self.do(replica.engine.close())
         self.loop.close()

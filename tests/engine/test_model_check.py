@@ -6,9 +6,7 @@ import random
 import pytest
 
 from engine.lua_redis import Commands
-from engine.model import Size, explore
-
-FAULTS = ("crash", "freeze", "wipe", "lose", "reboot", "zombie")
+from engine.model import FAULTS, Size, explore
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -58,7 +56,10 @@ MUTATIONS = {
     "no epoch of nodes": (
         Size(2, 1, 1, wipe=1, reboot=1),
         True,
-        [("if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end", "")],
+        [
+            ("if not node or node.epoch < tonumber(epoch) then", "if not node then"),
+            ("if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end", ""),
+        ],
         "does not run it",
     ),
     "no grace after a loss": (
@@ -96,6 +97,42 @@ MUTATIONS = {
             )
         ],
         "slots",
+    ),
+    "owners are not told of a new socket": (
+        Size(1, 1, 1, move=1),
+        True,
+        [("else wake(claim.owner, 'moved', session, node) end", "end")],
+        "the owner of s0 was not told",
+    ),
+    "owners are not told that a socket went with its replica": (
+        Size(2, 1, 1, crash=1),
+        True,
+        [("if was ~= '' then tell_moved(node) end\n    end\n  end", "end\n  end")],
+        "was not told that n0 is at",
+    ),
+    "orphans are told of at the owner's death only": (
+        Size(2, 1, 1, crash=1),
+        True,
+        [("if claim.owner == '|' then tell_orphan(node, session) else", "if claim.owner ~= '|' then")],
+        "was not told that s0 is an orphan",
+    ),
+    "orphans are told of before their owners have spoken": (
+        Size(2, 1, 1, wipe=1, reboot=0, move=1),
+        True,
+        [("if replica_of(node) == '' or call('HEXISTS', META, 'recover') == 1 then", "if replica_of(node) == '' then")],
+        "but its owner is alive",
+    ),
+    "orphans are not told of when all had time to speak": (
+        Size(2, 1, 1, crash=1, wipe=1),
+        True,
+        [("  call('HDEL', META, 'recover')\n  tell_orphans()", "  call('HDEL', META, 'recover')")],
+        "is an orphan",
+    ),
+    "a replica is not told that its socket was replaced": (
+        Size(1, 1, 1, move=1),
+        True,
+        [("if old and not same and old.replica ~= me then", "if false then")],
+        "has a socket of n0",
     ),
     "nobody is served when a slot is given back": (
         Size(2, 1, 1),
@@ -146,6 +183,7 @@ def _random_command(chance, members):
             ("HDEL", "h", member, other),
             ("HEXISTS", "h", member),
             ("HKEYS", "h"),
+            ("HLEN", "h"),
             ("HGETALL", "h"),
             ("HINCRBY", "h", member, str(chance.randrange(5))),
             ("SADD", "s", member),

@@ -51,12 +51,12 @@ async def test_a_failover_loses_no_slot(service):
     url = parse_engine_url(f"redis+sentinel://127.0.0.1:{sentinel.port}/main")
     replica = Replica(RedisEngine(url, lease=0.6, silence=0.5, patience=25.0))
     await replica.start()
-    await replica.store.node_up("n1", 1, "socket-1")
     await until(replica, lambda view: not view.recovering)
-    assert await replica.store.reserve("s1") == Grant("n1", 1)
+    await replica.store.node_up("n1", 1, "socket-1")
+    assert await replica.store.reserve("s1") == Grant("n1", 1, replica.address)
     epoch = replica.store.epoch
     master.kill()
-    assert await replica.store.reserve("s1") == Grant("n1", 1)
+    assert await replica.store.reserve("s1") == Grant("n1", 1, replica.address)
     view = await until(replica, lambda view: "s1" in view.sessions and not view.recovering)
     assert replica.store.epoch != epoch
     assert view.sessions["s1"].owner == replica.engine.replica

@@ -4,16 +4,27 @@ import pytest
 
 from engine.conftest import Replica, flush, until
 from rtcbridge.drivers.engine import parse_engine_url
-from rtcbridge.ports_engine import FencedError, Grant, News, Place, Wake
+from rtcbridge.ports_engine import (
+    INFO_LIMIT,
+    FencedError,
+    Grant,
+    Lead,
+    News,
+    NodeView,
+    Place,
+    Registered,
+    SessionView,
+    Wake,
+)
 
 
 async def test_a_session_gets_a_slot_of_the_fullest_node(make):
     a = await make()
     await a.store.node_up("n1", 2, "socket-1")
     await a.store.node_up("n2", 2, "socket-2")
-    assert await a.store.reserve("s1") == Grant("n1", 1)
-    assert await a.store.reserve("s2") == Grant("n1", 1)
-    assert await a.store.reserve("s3") == Grant("n2", 1)
+    assert await a.store.reserve("s1") == Grant("n1", 1, a.address)
+    assert await a.store.reserve("s2") == Grant("n1", 1, a.address)
+    assert await a.store.reserve("s3") == Grant("n2", 1, a.address)
     view = await a.store.look()
     assert {node.id: node.sessions for node in view.nodes.values()} == {"n1": ["s1", "s2"], "n2": ["s3"]}
     assert view.replicas == [a.engine.replica]
@@ -22,7 +33,7 @@ async def test_a_session_gets_a_slot_of_the_fullest_node(make):
 async def test_reserve_is_idempotent(make):
     a = await make()
     await a.store.node_up("n1", 1, "socket-1")
-    assert await a.store.reserve("s1") == await a.store.reserve("s1") == Grant("n1", 1)
+    assert await a.store.reserve("s1") == await a.store.reserve("s1") == Grant("n1", 1, a.address)
     assert await a.store.reserve("s2") == await a.store.reserve("s2") == Place(1, 0)
     assert len((await a.store.look()).sessions) == 1
 
@@ -36,12 +47,12 @@ async def test_release_is_idempotent_and_wakes_the_next_wherever_it_is(make):
     assert await a.store.release("s1")
     assert not await a.store.release("s1")
     await b.until(lambda: bool(b.wakes))
-    assert b.wakes == [Wake(News.GRANTED, "s2", "n1", 1)]
-    assert await b.store.reserve("s2") == Grant("n1", 1)
-    assert await a.store.places() == {"s3": 1}
+    assert b.wakes == [Wake(News.GRANTED, "s2", "n1", 1, a.address)]
+    assert await b.store.reserve("s2") == Grant("n1", 1, a.address)
+    assert await a.store.places() == {"s3": Place(1, 0)}
     assert await b.store.release("s2")
     await a.until(lambda: bool(a.wakes))
-    assert a.wakes == [Wake(News.GRANTED, "s3", "n1", 1)]
+    assert a.wakes == [Wake(News.GRANTED, "s3", "n1", 1, a.address)]
 
 
 async def test_the_line_is_by_rank_then_by_coming(make):
@@ -61,19 +72,20 @@ async def test_nobody_waits_beside_a_free_slot_that_he_may_have(make):
     a = await make()
     assert await a.store.reserve("picky", exclude="n1") == Place(1, 0)
     await a.store.node_up("n1", 2, "socket-1")
-    assert await a.store.reserve("s1") == Grant("n1", 1)  # it overtakes one that may not have the node
+    assert await a.store.reserve("s1") == Grant("n1", 1, a.address)  # it overtakes one that may not have the node
     assert (await a.store.look()).line == ["picky"]
     await a.store.node_up("n2", 1, "socket-2")
     await a.until(lambda: bool(a.wakes))
-    assert a.wakes == [Wake(News.GRANTED, "picky", "n2", 1)]
+    assert a.wakes == [Wake(News.GRANTED, "picky", "n2", 1, a.address)]
 
 
 async def test_the_impatient_take_no_place_beyond_the_supply(make):
     a = await make()
-    token = await a.store.lead()
-    await a.store.publish(token, 1)
-    assert await a.store.reserve("s1", patient=False) == Place(1, 1)
-    assert await a.store.reserve("s2", patient=False) == Place(2, 1)
+    token = (await a.store.lead()).token
+    await a.store.publish(token, 1, "the quota's | end")
+    assert await a.store.reserve("s1", patient=False) == Place(1, 1, "the quota's | end")
+    assert await a.store.reserve("s2", patient=False) == Place(2, 1, "the quota's | end")
+    assert await a.store.places() == {"s1": Place(1, 1, "the quota's | end")}
     assert (await a.store.look()).line == ["s1"]
 
 
@@ -81,11 +93,11 @@ async def test_a_reservation_is_renewed_or_goes_to_the_end(make):
     a = await make()
     await a.store.node_up("n1", 1, "socket-1")
     await a.store.reserve("s1")
-    assert await a.store.yield_slot("s1") == Grant("n1", 1)
+    assert await a.store.yield_slot("s1") == Grant("n1", 1, a.address)
     await a.store.reserve("s2")
     assert await a.store.yield_slot("s1") == Place(1, 0)
     await a.until(lambda: bool(a.wakes))
-    assert a.wakes == [Wake(News.GRANTED, "s2", "n1", 1)]
+    assert a.wakes == [Wake(News.GRANTED, "s2", "n1", 1, a.address)]
     with pytest.raises(KeyError):
         await a.store.yield_slot("nobody")
 
@@ -97,11 +109,11 @@ async def test_the_suspended_keep_their_place_and_are_passed_by(make):
     assert (await a.store.suspend("s1")).place == 0
     await a.store.node_up("n1", 1, "socket-1")
     await a.until(lambda: bool(a.wakes))
-    assert a.wakes == [Wake(News.GRANTED, "s2", "n1", 1)]
+    assert a.wakes == [Wake(News.GRANTED, "s2", "n1", 1, a.address)]
     assert (await a.store.suspend("s2")).place == 0
     view = await a.store.look()
     assert (view.line, view.away, dict(view.sessions)) == ([], ["s1", "s2"], {})
-    assert await a.store.resume("s1") == Grant("n1", 1)
+    assert await a.store.resume("s1") == Grant("n1", 1, a.address)
     assert await a.store.resume("s2") == Place(1, 0)
 
 
@@ -115,8 +127,8 @@ async def test_the_epoch_of_a_node_rises_and_fences(make):
     assert await b.store.node_open("n1", 8, False)
     assert await a.store.reserve("s1") == Place(1, 0)
     assert await b.store.node_open("n1", 8, True)
-    await a.until(lambda: bool(a.wakes))
-    assert a.wakes == [Wake(News.GRANTED, "s1", "n1", 8)]
+    await a.until(lambda: bool(a.news(News.GRANTED)))
+    assert a.news(News.GRANTED) == [Wake(News.GRANTED, "s1", "n1", 8, b.address)]
 
 
 async def test_a_node_that_comes_back_without_a_session_has_lost_it(make):
@@ -128,8 +140,12 @@ async def test_a_node_that_comes_back_without_a_session_has_lost_it(make):
     assert await a.store.begin("dead")
     back = await b.store.node_up("n1", 3, "socket-2", ["alive"])
     assert (back.epoch, sorted(back.sessions)) == (2, ["alive", "reserved"])
-    await a.until(lambda: bool(a.wakes))
-    assert [(wake.news, wake.session) for wake in a.wakes] == [(News.LOST, "dead")]
+    await a.until(lambda: len(a.wakes) == 3)
+    assert set(a.wakes) == {
+        Wake(News.LOST, "dead", "n1", 2, b.address),
+        Wake(News.MOVED, "alive", "n1", 2, b.address),
+        Wake(News.MOVED, "reserved", "n1", 2, b.address),
+    }
 
 
 async def test_a_node_that_is_gone_loses_its_sessions(make):
@@ -176,7 +192,8 @@ async def test_the_nodes_of_a_dead_replica_get_no_new_sessions(make):
     a, b = await make(), await make()
     await a.store.node_up("n1", 1, "socket-1")
     await a.engine.kill()
-    await until(b, lambda view: not view.nodes["n1"].open)
+    view = await until(b, lambda view: not view.nodes["n1"].replica)
+    assert not view.nodes["n1"].open
     assert await b.store.reserve("s1") == Place(1, 0)
     assert (await b.store.node_up("n1", 1, "socket-2")).epoch == 2
     await b.until(lambda: bool(b.wakes))
@@ -194,14 +211,16 @@ async def test_hold_takes_only_what_is_free(make):
 
 async def test_one_replica_leads_and_its_writes_are_fenced(make):
     a, b = await make(lease=0.3), await make(lease=0.3)
-    first = await a.store.lead()
+    lead = await a.store.lead()
+    first = lead.token
     assert first
-    assert await a.store.lead() == first
-    assert await b.store.lead() == 0
+    assert lead.leader == a.engine.replica
+    assert await a.store.lead() == lead
+    assert await b.store.lead() == Lead(0, a.engine.replica)
     await a.store.publish(first, 3)
     await a.engine.kill()
     await until(b, lambda view: not view.leader)
-    second = await b.store.lead()
+    second = (await b.store.lead()).token
     assert second > first
     with pytest.raises(FencedError):
         await b.store.publish(first, 9)
@@ -209,12 +228,150 @@ async def test_one_replica_leads_and_its_writes_are_fenced(make):
     assert (await b.store.look()).supply == 4
 
 
-async def test_names_that_the_records_cannot_hold_are_refused(make, request):
-    if "memory" in request.node.name:
-        pytest.skip("memory has no records")
+async def held_by_two(a, b):
+    """A node at `a`: a live session and a reservation of `a`, a live one of `b`."""
+    registered = await a.store.node_up("n1", 4, "socket-1")
+    assert registered == Registered(1, {})
+    for owner, session in ((a, "a-live"), (a, "a-reserved"), (b, "b-live")):
+        assert await owner.store.reserve(session) == Grant("n1", 1, a.address)
+    assert await a.store.begin("a-live")
+    assert await b.store.begin("b-live")
+
+
+async def test_owners_are_told_when_a_node_moves(make):
+    a, b = await make(), await make()
+    await held_by_two(a, b)
+    live = ["a-live", "b-live"]
+    owners = {"a-live": a.address, "a-reserved": a.address, "b-live": b.address}
+    assert await b.store.node_up("n1", 4, "socket-2", live) == Registered(2, owners)
+    assert await b.store.node_up("n1", 4, "socket-2", live) == Registered(2, owners)
+    await a.until(lambda: len(a.news(News.MOVED)) == 2)
+    await b.until(lambda: bool(b.wakes))
+    assert {wake.session for wake in a.news(News.MOVED)} == {"a-live", "a-reserved"}
+    assert {(wake.epoch, wake.replica) for wake in a.news(News.MOVED)} == {(2, b.address)}
+    assert b.wakes == [Wake(News.MOVED, "b-live", "n1", 2, b.address)]
+    assert await a.store.reserve("a-live") == Grant("n1", 2, b.address)
+
+
+async def test_a_replaced_socket_is_told_of(make):
+    a, b = await make(), await make()
+    await a.store.node_up("n1", 1, "socket-1")
+    await b.store.node_up("n1", 1, "socket-2")
+    await a.until(lambda: bool(a.wakes))
+    assert a.wakes == [Wake(News.REPLACED, "", "n1", 2, b.address)]
+    await b.store.node_up("n1", 1, "socket-3")
+    await a.store.node_up("n2", 1, "socket-4")
+    await a.store.node_down("n2", 1)
+    await b.store.node_up("n2", 1, "socket-5")
+    await b.store.reserve("s1")
+    await b.store.begin("s1")
+    await a.store.node_up("n1", 1, "socket-6", ["s1"])
+    await b.until(lambda: len(b.wakes) == 2)
+    moved, replaced = sorted(b.wakes, key=lambda wake: wake.news.value)
+    assert replaced == Wake(News.REPLACED, "", "n1", 4, a.address)
+    assert moved == Wake(News.MOVED, "s1", "n1", 4, a.address)
+    assert len(a.wakes) == 1
+
+
+async def test_a_node_without_a_socket_keeps_its_sessions(make):
+    a, b = await make(), await make()
+    await held_by_two(a, b)
+    assert not await a.store.node_down("n1", 9)
+    assert not await a.store.node_down("nowhere", 1)
+    assert await a.store.node_down("n1", 1)
+    assert await a.store.node_down("n1", 1)
+    await b.until(lambda: bool(b.wakes))
+    assert b.wakes == [Wake(News.MOVED, "b-live", "n1", 1, "")]
+    node = (await b.store.look()).nodes["n1"]
+    assert (node.open, node.replica, node.socket) == (False, "", "")
+    assert node.sessions == ["a-live", "a-reserved", "b-live"]
+    assert not await b.store.node_open("n1", 1, True)
+    assert await b.store.reserve("next") == Place(1, 0)
+    assert await a.store.reserve("a-live") == Grant("n1", 1, "")
+    assert (await b.store.node_up("n1", 4, "socket-2", ["a-live", "b-live"])).epoch == 2
+    await b.until(lambda: len(b.wakes) == 3)
+    assert set(b.wakes[1:]) == {
+        Wake(News.MOVED, "b-live", "n1", 2, b.address),
+        Wake(News.GRANTED, "next", "n1", 2, b.address),
+    }
+
+
+@pytest.mark.parametrize("end", ["kill", "close"])
+async def test_a_replica_that_goes_takes_its_sockets_along(make, end):
+    a, b, c = await make(), await make(), await make()
+    await held_by_two(a, b)
+    assert await b.store.begin("b-live")
+    await getattr(a.engine, end)()
+    await b.until(lambda: bool(b.wakes))
+    assert b.wakes == [Wake(News.MOVED, "b-live", "n1", 1, "")]
+    view = await b.store.look()
+    assert view.sessions["a-live"] == SessionView(id="a-live", node="n1", epoch=1, replica="", owner="", live=True)
+    assert "a-reserved" not in view.sessions
+    owners = {"a-live": "", "b-live": b.address}
+    assert await c.store.node_up("n1", 4, "socket-2", list(owners)) == Registered(2, owners)
+    await c.until(lambda: bool(c.wakes))
+    assert c.wakes == [Wake(News.ORPHAN, "a-live", "n1", 2, c.address)]
+    await b.until(lambda: len(b.wakes) == 2)
+    assert b.wakes[1] == Wake(News.MOVED, "b-live", "n1", 2, c.address)
+    assert await c.store.hold("a-live", "n1", 2)
+    assert (await b.store.find("a-live")).owner == c.address
+
+
+async def test_the_sessions_that_a_node_lists_and_nobody_claims_are_orphans(make):
+    a, b = await make(), await make()
+    registered = await a.store.node_up("n1", 2, "socket-1", ["s1", "s2", "one too many"])
+    assert registered == Registered(1, {"s1": "", "s2": ""})
+    await a.until(lambda: len(a.wakes) == 2)
+    assert a.wakes == [Wake(News.ORPHAN, session, "n1", 1, a.address) for session in ("s1", "s2")]
+    assert await b.store.reserve("s3") == Place(1, 0)
+    assert await a.store.hold("s1", "n1", 1)
+    await b.store.node_up("n1", 2, "socket-2", ["s1", "s2"])
+    await b.until(lambda: bool(b.wakes))
+    assert b.wakes == [Wake(News.ORPHAN, "s2", "n1", 2, b.address)]
+
+
+async def test_a_session_that_is_taken_over_by_an_old_epoch_is_told_the_new_one(make):
+    a = await make()
+    await a.store.node_up("n1", 1, "socket-1", ["s1"])
+    await a.store.node_up("n1", 1, "socket-2", ["s1"])
+    assert await a.store.hold("s1", "n1", 1)
+    await a.until(lambda: bool(a.news(News.MOVED)))
+    assert a.news(News.MOVED) == [Wake(News.MOVED, "s1", "n1", 2, a.address)]
+
+
+async def test_what_is_known_of_a_node_and_of_a_session(make):
+    a, b = await make(), await make()
+    info = 'any | text\n{"é": "\0"}'
+    await a.store.node_up("n1", 2, "socket-1", open=False, info=info)
+    assert await b.store.reserve("s1") == Place(1, 0)
+    assert await b.store.find("s1") is None
+    node = NodeView(
+        id="n1", capacity=2, epoch=1, open=False, replica=a.address, socket="socket-1", info=info, sessions=[]
+    )
+    assert (await b.store.look()).nodes == {"n1": node}
+    await a.store.node_up("n1", 3, "socket-1", open=True, info="another")
+    node = (await b.store.look()).nodes["n1"]
+    assert (node.capacity, node.epoch, node.open, node.info) == (3, 1, True, "another")
+    found = await a.store.find("s1")
+    assert found == SessionView(id="s1", node="n1", epoch=1, replica=a.address, owner=b.address, live=False)
+    assert (await b.store.look()).sessions == {"s1": found}
+    assert await b.store.node_gone("n1", 1)
+    assert await b.store.find("s1") is None
+    assert (await a.store.node_up("n1", 1, "socket-2", info="x" * INFO_LIMIT)).epoch == 2
+    assert len((await b.store.look()).nodes["n1"].info) == INFO_LIMIT
+
+
+async def test_names_that_the_records_cannot_hold_are_refused(make):
     a = await make()
     with pytest.raises(ValueError, match="not a name"):
         await a.store.reserve("a|b")
+    with pytest.raises(ValueError, match="not a name"):
+        await a.store.node_up("n1", 1, "socket|1")
+    with pytest.raises(ValueError, match="65537 bytes; 65536 are allowed"):
+        await a.store.node_up("n1", 1, "socket-1", info="x" * (INFO_LIMIT + 1))
+    with pytest.raises(ValueError, match="no text"):
+        await a.store.node_up("n1", 1, "socket-1", info="\ud800")
+    assert not (await a.store.look()).nodes
 
 
 def test_over_uvloop(shared_server):

@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from core.tiny import Limits, Peer, TinyBridge
+from core.tiny import Limits, Peer
+from core.tiny_extended import ExtendedBridge
+from rtcbridge.core.extension import SUBPROTOCOL
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 from wire.replay import Ended, Frame, Operation
 from wire.vectors import Limits as LimitValues
@@ -25,7 +27,7 @@ class InProcess:
         nodes: dict[str, Any] = {
             name.removeprefix("nodes."): value for name, value in limits.items() if "nodes." in name
         }
-        self.bridge = TinyBridge(
+        self.bridge = ExtendedBridge(
             [spec],
             {"sk_client": "pool"},
             {"nk_node": "pool"},
@@ -47,8 +49,10 @@ class InProcess:
     def actors(self) -> list[str]:
         return list(self.peers)
 
-    async def connect(self, actor: str, path: str) -> None:
-        self.peers[actor] = self.bridge.connect(is_node=path == "/node")
+    async def connect(self, actor: str, path: str, subprotocol: str) -> None:
+        extended = subprotocol == SUBPROTOCOL
+        connect = self.bridge.connect
+        self.peers[actor] = self.bridge.connect_extended() if extended else connect(is_node=path == "/node")
 
     async def send(self, actor: str, frames: list[Frame]) -> None:
         for is_text, data in frames:

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -15,32 +14,88 @@ from pathlib import Path
 from typing import Any
 
 from rtcbridge.drivers.ledger import KeyStore, open_store
-from wire.replay import Ended, Frame, Operation
+from wire.replay import Ended, Frame, Operation, Replay
 from wire.sockets import PATIENCE, Wire
 from wire.vectors import Limits, Vector
 
 _SCRIPT = Path(__file__).with_name("provider_script.py")
+_AT_ONCE = 8  # vectors that run beside each other: their waits overlap, and the machine is not crowded
 _NO_OPERATION = 0.3  # seconds without one that count as none
 
 
-class Bridge:
-    """`rtcbridge serve` with one pool and one project a vector."""
+class Program:
+    """One process of `rtcbridge serve`; what it logs is in `log`."""
 
-    def __init__(self, folder: Path, vectors: Sequence[Vector], limits: Limits) -> None:
+    def __init__(self, config: Path, log: list[str], **settings: str) -> None:
+        self.config, self.log, self.settings = config, log, settings
+        self.port = 0
+        self.process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it listens."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RTCBRIDGE_")}
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rtcbridge", "serve", "--config", str(self.config),
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            env=environment | self.settings, limit=1 << 20,
+        )  # fmt: skip
+        self.port = 0
+        listening = asyncio.Event()
+        self._reader = asyncio.create_task(self._read(listening))
+        async with asyncio.timeout(PATIENCE):
+            await listening.wait()
+        assert self.port, "\n".join(self.log)
+
+    async def _read(self, listening: asyncio.Event) -> None:
+        assert self.process is not None
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            text = line.decode().rstrip()
+            self.log.append(text)
+            with contextlib.suppress(ValueError):
+                event = json.loads(text)
+                if event.get("event") == "listening":
+                    self.port = event["port"]
+                    listening.set()
+        listening.set()
+
+    async def kill(self) -> None:
+        """`kill -9`."""
+        if self.process is None:
+            return
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
+        if self._reader is not None:
+            await self._reader
+
+
+class Bridge:
+    """`rtcbridge serve` with one pool and one project a vector.
+
+    Args:
+        folder: for its files.
+        vectors: what is to be played.
+        limits: settings that all of them need.
+        store: the address of its store; a file in the folder if there is none.
+    """
+
+    def __init__(self, folder: Path, vectors: Sequence[Vector], limits: Limits, store: str = "") -> None:
         self.folder = folder
+        self.store = store or f"sqlite:///{folder}/bridge.db"
         self.config = folder / "rtcbridge.toml"
-        self.config.write_text(_config(folder, vectors, limits))
+        self.config.write_text(_config(folder, vectors, limits, self.store))
         self.worlds = [Live(self, vector, number) for number, vector in enumerate(vectors)]
         self.operations: dict[str, asyncio.Queue[Operation]] = defaultdict(asyncio.Queue)
         self.url = ""
         self.log: list[str] = []
-        self._process: asyncio.subprocess.Process | None = None
-        self._reader: asyncio.Task[None] | None = None
+        self._program = Program(self.config, self.log)
         self._commands: set[asyncio.StreamWriter] = set()
 
     def make_keys(self) -> None:
         """Make the keys of all vectors, straight in the store: a process for each would take a second."""
-        with open_store(f"sqlite:///{self.folder}/bridge.db") as database:
+        with open_store(self.store) as database:
             keys = KeyStore(database)
             for world in self.worlds:
                 world.values = {
@@ -54,40 +109,12 @@ class Bridge:
 
     async def start(self) -> None:
         """Start it and wait until it listens."""
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("RTCBRIDGE_")}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rtcbridge", "serve", "--config", str(self.config),
-            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            env=environment, limit=1 << 20,
-        )  # fmt: skip
-        self.url = ""
-        listening = asyncio.Event()
-        self._reader = asyncio.create_task(self._read(listening))
-        async with asyncio.timeout(PATIENCE):
-            await listening.wait()
-        assert self.url, "\n".join(self.log)
-
-    async def _read(self, listening: asyncio.Event) -> None:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        async for line in self._process.stdout:
-            text = line.decode().rstrip()
-            self.log.append(text)
-            with contextlib.suppress(ValueError):
-                event = json.loads(text)
-                if event.get("event") == "listening":
-                    self.url = f"ws://127.0.0.1:{event['port']}"
-                    listening.set()
-        listening.set()
+        await self._program.start()
+        self.url = f"ws://127.0.0.1:{self._program.port}"
 
     async def kill(self) -> None:
         """`kill -9`."""
-        assert self._process is not None
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-        if self._reader is not None:
-            await self._reader
+        await self._program.kill()
 
     async def command(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """The bridge has run a command of a provider."""
@@ -103,26 +130,24 @@ class Bridge:
 
 
 @asynccontextmanager
-async def running(vectors: Sequence[Vector], limits: Limits) -> AsyncIterator[Bridge]:
-    """A bridge for these vectors."""
-    with tempfile.TemporaryDirectory(prefix="rtcbridge-wire-") as folder:
-        bridge = Bridge(Path(folder), vectors, limits)
-        bridge.make_keys()
-        server = await asyncio.start_unix_server(bridge.command, Path(folder) / "provider.sock")
-        try:
-            await bridge.start()
-            yield bridge
-        finally:
-            await bridge.kill()
-            bridge.let_go()
-            server.close()
-            await server.wait_closed()
+async def running(bridge: Bridge) -> AsyncIterator[Bridge]:
+    """Run a bridge, with what its providers' commands talk to."""
+    bridge.make_keys()
+    server = await asyncio.start_unix_server(bridge.command, bridge.folder / "provider.sock")
+    try:
+        await bridge.start()
+        yield bridge
+    finally:
+        await bridge.kill()
+        bridge.let_go()
+        server.close()
+        await server.wait_closed()
 
 
-def _config(folder: Path, vectors: Sequence[Vector], limits: Limits) -> str:
+def _config(folder: Path, vectors: Sequence[Vector], limits: Limits, store: str) -> str:
     sections: dict[str, dict[str, Any]] = {
         "server": {"port": 0},
-        "store": {"url": f"sqlite:///{folder}/bridge.db"},
+        "store": {"url": store},
         "log": {"format": "json"},
     }
     for name, value in limits.items():
@@ -176,9 +201,9 @@ class Live:
     def actors(self) -> list[str]:
         return [actor for actor, wire in self.wires.items() if not wire.left]
 
-    async def connect(self, actor: str, path: str) -> None:
+    async def connect(self, actor: str, path: str, subprotocol: str) -> None:
         wire = Wire()
-        await wire.open(self.bridge.url + path)
+        await wire.open(self.bridge.url + path, subprotocol)
         self.wires[actor] = wire
         self._all.append(wire)
         self._done()
@@ -251,7 +276,7 @@ class Live:
         assert self.bridge.operations[self.pool].empty(), "the provider was asked for more"
 
     async def revoke(self, key: str) -> None:
-        with open_store(f"sqlite:///{self.bridge.folder}/bridge.db") as database:
+        with open_store(self.bridge.store) as database:
             keys = KeyStore(database)
             identity = keys.identify(key)
             assert identity is not None
@@ -269,3 +294,20 @@ class Live:
         """Leave nothing behind."""
         for wire in self._all:
             await wire.finish()
+
+
+async def played(worlds: Sequence[Live]) -> list[str]:
+    """Play the vectors of a bridge, some beside each other; return what was wrong."""
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def play(world: Live) -> str:
+        async with gate:
+            try:
+                await Replay(world.vector, world).run()
+            except AssertionError as error:
+                return str(error)
+            finally:
+                await world.finish()
+        return ""
+
+    return [wrong for wrong in await asyncio.gather(*map(play, worlds)) if wrong]

@@ -35,7 +35,7 @@ class World(Protocol):
     values: dict[str, str]  # client_key, node_key, revoked_key, pool
 
     def node_id(self, actor: str) -> str: ...
-    async def connect(self, actor: str, path: str) -> None: ...
+    async def connect(self, actor: str, path: str, subprotocol: str) -> None: ...
     async def send(self, actor: str, frames: list[Frame]) -> None: ...
     async def receive(self, actor: str, after: float | None) -> bytes | Ended: ...
     async def waiting(self, actor: str) -> list[bytes | Ended]: ...
@@ -63,6 +63,7 @@ class Replay:
         self.bound: dict[str, Any] = {}
         self.ids: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
+        self.visits: dict[str, Any] = {}  # what each client of the extension was welcomed with
 
     async def run(self) -> None:
         """Raises AssertionError that names the step."""
@@ -85,21 +86,25 @@ class Replay:
     # --- what an actor does ---
 
     async def _connect(self, step: Step) -> None:
-        await self.world.connect(step.at, str(step.connect))
+        await self.world.connect(step.at, str(step.connect), step.subprotocol)
 
     async def _open(self, step: Step) -> None:
         """Connect, say who it is, and hear that it is welcome."""
-        await self.world.connect(step.at, f"/{step.open}")
+        await self.world.connect(step.at, f"/{step.open}", step.subprotocol)
         if step.open == "client":
             first = {"type": "CREDENTIAL", "payload": {"credential": "$client_key"}}
             welcome: dict[str, Any] = {"type": "auth_success"}
+            if step.subprotocol:
+                welcome |= {"session": "$text", "resume": "$text"}
         else:
             credential = "$token" if step.at in self.tokens else "$node_key"
             payload = {"credential": credential, "node": "$id", "pool": "$pool", **step.register}
             first = {"type": "REGISTER", "payload": payload}
             welcome = {"type": "registered", "node": "$id", "epoch": "$any", "heartbeat": "$any"}
         await self.world.send(step.at, [(True, as_json(self._filled(first, step.at)))])
-        await self._match(step.at, welcome, None)
+        message = await self._match(step.at, welcome, None)
+        if step.subprotocol:
+            self.visits[step.at] = message
 
     async def _send(self, step: Step) -> None:
         at = step.at
@@ -129,11 +134,12 @@ class Replay:
         for n in range(step.repeat):
             await self._match(step.at, step.expect, step.after if n == 0 else None, n)
 
-    async def _match(self, at: str, pattern: Any, after: float | None, n: int = 0) -> None:
+    async def _match(self, at: str, pattern: Any, after: float | None, n: int = 0) -> Any:
         got = await self.world.receive(at, after)
         assert not isinstance(got, Ended), f"{got} instead of {pattern}"
         message = json.loads(got)
         assert self._matches(message, pattern, at, n), f"{message} instead of {pattern}"
+        return message
 
     async def _expect_close(self, step: Step) -> None:
         got = await self.world.receive(step.at, step.after)
@@ -184,6 +190,8 @@ class Replay:
         kind, _, of = name.rstrip(")").partition("(")
         if kind == "id":
             return self.ids.setdefault(of or at, self.world.node_id(of or at))
+        if kind in ("resume", "session") and of:
+            return self.visits[of][kind]
         if kind == "token":
             return self.tokens[of or at]
         if name in self.world.values:

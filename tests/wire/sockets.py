@@ -10,6 +10,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Frame as WebSocketFrame
 from websockets.frames import Opcode
 from websockets.protocol import State
+from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
 from wire.replay import Ended, Frame
@@ -31,16 +32,18 @@ class Wire:
         self.over = False
         self.left = False  # we have gone, and what comes now is nobody's
 
-    async def open(self, url: str) -> None:
-        """Dial. Raises OSError, or AssertionError if the handshake is refused."""
+    async def open(self, url: str, subprotocol: str = "") -> None:
+        """Dial. Raises OSError, or AssertionError if the handshake or the subprotocol is refused."""
         uri = parse_uri(url)
-        self._protocol = ClientProtocol(uri, max_size=None)
+        offered = [Subprotocol(subprotocol)] if subprotocol else None
+        self._protocol = ClientProtocol(uri, subprotocols=offered, max_size=None)
         stream, self._writer = await asyncio.open_connection(uri.host, uri.port)
         self._protocol.send_request(self._protocol.connect())
         self._flush()
         self._reader = asyncio.create_task(self._read(stream))
         await self._until(lambda: self._protocol.state is not State.CONNECTING or self.over)
         assert self._protocol.state is State.OPEN, "no handshake"
+        assert (self._protocol.subprotocol or "") == subprotocol
 
     def _flush(self) -> None:
         data = b"".join(self._protocol.data_to_send())

@@ -1,36 +1,23 @@
 """The transcripts of the wire against a running bridge: `rtcbridge serve`, its store, its provider commands."""
 
 import asyncio
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
-from wire.live import Live, running
-from wire.replay import Replay
+from wire.live import Bridge, played, running
 from wire.vectors import Vector, load, load_limits
 
 VECTORS = load()
 LIMITS = load_limits()
-AT_ONCE = 8  # vectors that run beside each other: their waits overlap, and the machine is not crowded
-
-
-async def play(world: Live, gate: asyncio.Semaphore) -> str:
-    """Play one vector; return what was wrong."""
-    async with gate:
-        try:
-            await Replay(world.vector, world).run()
-        except AssertionError as error:
-            return str(error)
-        finally:
-            await world.finish()
-    return ""
 
 
 async def play_all(vectors: Sequence[Vector], limits: str) -> list[str]:
-    async with running(vectors, LIMITS[limits]) as bridge:
-        gate = asyncio.Semaphore(AT_ONCE)
-        results = await asyncio.gather(*(play(world, gate) for world in bridge.worlds))
-        return [wrong for wrong in results if wrong]
+    with tempfile.TemporaryDirectory(prefix="rtcbridge-wire-") as folder:
+        async with running(Bridge(Path(folder), vectors, LIMITS[limits])) as bridge:
+            return await played(bridge.worlds)
 
 
 @pytest.mark.slow

@@ -36,6 +36,7 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True):
     bridge: Literal["killed", "started"] | UnsetType = UNSET
     # how
     register: Message = {}
+    subprotocol: Literal["", "rtcbridge.v2"] = ""
     repeat: int = 1
     times: int = 1
     after: float | None = None
@@ -50,7 +51,7 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 VERBS = [name for name in Step.__struct_fields__[1:] if name not in
-         ("register", "repeat", "times", "after", "reason", "unread", "node", "answer")]  # fmt: skip
+         ("register", "subprotocol", "repeat", "times", "after", "reason", "unread", "node", "answer")]  # fmt: skip
 WITHOUT_ACTOR = {"pass_", "provider", "revoke", "bridge"}
 
 

@@ -48,7 +48,7 @@ class _Announced(msgspec.Struct, frozen=True):
 
 @contextlib.contextmanager
 def held_store(config: Config) -> Iterator[tuple[Database, Announce]]:
-    """Open the store, with the right to run the one bridge on it: two would fight over its nodes.
+    """Open the store, with the right to run a bridge on it: two that share no engine would fight over its nodes.
 
     Yields:
         The store, and a function that tells commands where the bridge listens.
@@ -65,7 +65,7 @@ def held_store(config: Config) -> Iterator[tuple[Database, Announce]]:
 
     with open_store(config.store.url) as store:
         assert isinstance(store, PostgresDatabase)
-        with store.hold() as write:
+        with store.hold(shared=config.engine.is_shared) as write:
             yield store, lambda bridge: write(msgspec.json.encode(_Announced(socket.gethostname(), bridge)).decode())
 
 

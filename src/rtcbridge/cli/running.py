@@ -5,15 +5,18 @@ import errno
 import gc
 import os
 import signal
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
 from rtcbridge.cli import CommandError
 from rtcbridge.cli.lock import RunningBridge, held_store
 from rtcbridge.config import Config
+from rtcbridge.drivers.engine import open_engine
 from rtcbridge.drivers.ledger import Database, KeyStore, SessionLedger
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
+from rtcbridge.ports_engine import EngineError
 
 # A session makes some dozens of objects that die with it, without any cycle: to look at them often finds nothing.
 _GC_THRESHOLDS = (20_000, 20, 20)
@@ -80,7 +83,10 @@ async def _serve(
     for number in until:
         loop.add_signal_handler(number, stopping.set)
     try:
-        server = Server(config, keys, ledger, providers, credential)
+        engine = None
+        if config.engine.is_shared:
+            engine = open_engine(config.engine.url, socket.gethostname(), grace=config.sessions.resume_grace)
+        server = Server(config, keys, ledger, providers, credential, engine)
         if signal.SIGHUP not in until:
             loop.add_signal_handler(signal.SIGHUP, server.reload_tls)
         await _start(server, config)
@@ -103,6 +109,8 @@ async def _start(server: Server, config: Config) -> None:
     where = f"{config.server.host}:{config.server.port}"
     try:
         await server.start()
+    except EngineError as error:
+        raise CommandError(str(error)) from None
     except ssl.SSLError as error:
         raise CommandError(f"server.tls_cert, server.tls_key: expected a certificate and its key: {error}") from None
     except OSError as error:

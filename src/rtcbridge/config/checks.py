@@ -32,6 +32,21 @@ def check(config: Config, where: Callable[[str], str]) -> None:
         if mistake := fallback_mistake(pool.name, {other.name: other.fallback for other in config.pools}):
             raise ConfigError(f"{here}: {mistake}")
     _check_projects(config, where)
+    if config.engine.is_shared:
+        _check_shared(config, where)
+
+
+def _check_shared(config: Config, where: Callable[[str], str]) -> None:
+    """Find what several bridges cannot do together."""
+    only = f"nothing, since {where('engine.url')} is not memory://"
+    for pool in config.pools:
+        here = f"{where('pools').removesuffix('pools')}[[pools]] {shown(pool.name)}"
+        for key in ("fair", "fallback", "max_per_project"):
+            if getattr(pool, key):
+                raise ConfigError(f"{here}: {key}: expected {only}")
+    for index, project in enumerate(config.projects):
+        if project.max_sessions:
+            raise ConfigError(f"{where('projects')}[{index}].max_sessions: expected {only}")
 
 
 def _check_projects(config: Config, where: Callable[[str], str]) -> None:

@@ -37,7 +37,19 @@ StoreUrl = Annotated[
         ),
     ),
 ]
-EngineUrl = Annotated[str, Meta(pattern=r"^memory://\Z", description="memory:// (the only engine of this version)")]
+EngineUrl = Annotated[
+    str,
+    Meta(
+        pattern=(
+            rf"^(memory://|rediss?://({_CHARACTER}*(:({_CHARACTER}|:)*)?@)?{_PLACE}(/\d*)?"
+            rf"|rediss?\+sentinel://({_CHARACTER}*(:({_CHARACTER}|:)*)?@)?{_PLACE}(,{_PLACE})*/{_CHARACTER}+(/\d*)?)\Z"
+        ),
+        description=(
+            "memory://, redis://USER:PASSWORD@HOST:PORT/NUMBER, rediss://…, or redis+sentinel://HOST:PORT,HOST:PORT/NAME"
+            " (with %40 for @, %2F for /, %25 for % and so on in the password)"
+        ),
+    ),
+]
 IceUrl = Annotated[
     str,
     Meta(pattern=r"^(stuns?|turns?):[^\s]{1,500}\Z", description="a stun: or turn: address"),

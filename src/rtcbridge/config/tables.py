@@ -39,6 +39,7 @@ class Server(Struct, frozen=True, kw_only=True):
     node_outbox: Bytes = 16_777_216
     ping_interval: Seconds = 20.0
     ping_timeout: Seconds = 20.0
+    drain_timeout: SecondsOrZero = 0.0
     shutdown_timeout: Seconds = 10.0
     metrics: Listening = ""
 
@@ -53,6 +54,8 @@ class Sessions(Struct, frozen=True, kw_only=True):
     resume_grace: Seconds = 60.0
     max_session: SecondsOrZero = 0.0
     max_candidates: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    replay_messages: Annotated[int, Meta(ge=1, le=10_000)] = 256
+    replay_bytes: Bytes = 131_072
 
 
 class Nodes(Struct, frozen=True, kw_only=True):
@@ -77,6 +80,11 @@ class Engine(Struct, frozen=True, kw_only=True):
     """`[engine]`: where the hot state lives."""
 
     url: EngineUrl = "memory://"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other bridges may share it."""
+        return self.url != "memory://"
 
 
 class IceServer(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -40,6 +40,26 @@ class Error(_Error, Enum):
     SESSION_TOO_LONG = ("session_too_long", "The session reached its maximum length.", False)
     OPERATOR = ("session_ended", "The session was ended by the operator.", True)
     TOO_MANY_CANDIDATES = ("too_many_candidates", "Too many candidates before the node is ready.", False)
+    # Of the extension only. BAD_MESSAGE and UPDATE_REFUSED carry another text, which says what was wrong.
+    BAD_MESSAGE = ("bad_message", "The message was not understood.", False)
+    NO_NODE = ("no_node", "No node serves the session now.", True)
+    UPDATE_REFUSED = ("update_refused", "The model refused the update.", False)
+    UPDATE_UNSUPPORTED = ("update_unsupported", "The node takes updates on the data channel only.", False)
+    RESUME_UNKNOWN = ("resume_unknown", "There is no such session to resume.", False)
+    RESUME_GAP = ("resume_gap", "More was missed than is kept.", False)
+
+
+EXTENDED_ERRORS = frozenset(
+    {
+        Error.BAD_MESSAGE,
+        Error.NO_NODE,
+        Error.UPDATE_REFUSED,
+        Error.UPDATE_UNSUPPORTED,
+        Error.RESUME_UNKNOWN,
+        Error.RESUME_GAP,
+    }
+)
+"""Those that only clients of the extension are told."""
 
 
 class ProtocolError(Exception):

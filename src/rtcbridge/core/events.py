@@ -6,7 +6,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from rtcbridge.core.errors import Error
-from rtcbridge.core.messages import Candidate, NodeAnswer, NodeCandidate, Offer, SessionStart
+from rtcbridge.core.messages import Candidate, NodeAnswer, NodeCandidate, Offer, SessionStart, Status
 
 
 class Source(Enum):
@@ -34,6 +34,10 @@ class Dropped(Struct, frozen=True):
 
 class Away(Struct, frozen=True):
     """The client's socket ended as for `Dropped`, and the client may come back on another one."""
+
+
+class Abandoned(Struct, frozen=True):
+    """The client of a session that was being set up did not come back in time."""
 
 
 class Back(Struct, frozen=True):
@@ -95,7 +99,7 @@ class Cancelled(Struct, frozen=True):
 PoolEvent: TypeAlias = Granted | Pending | Full | Failed | Lost
 Event: TypeAlias = (
     SessionStart | Offer | Candidate | Closed | Dropped | Away | Back | NodeAnswer | NodeCandidate | MediaUp | MediaDown
-    | Declined | PoolEvent | Timeout | Expired | Cancelled
+    | Declined | PoolEvent | Timeout | Expired | Abandoned | Cancelled
 )  # fmt: skip
 
 
@@ -106,6 +110,18 @@ class SendClient(Struct, frozen=True):
     """Send this message to the client."""
 
     data: bytes
+
+
+class Inform(Struct, frozen=True):
+    """Tell the client where its session stands."""
+
+    status: Status
+
+
+class Refuse(Struct, frozen=True):
+    """Tell the client that something cannot be, and why."""
+
+    error: Error
 
 
 class SendNode(Struct, frozen=True):
@@ -160,4 +176,6 @@ class End(Struct, frozen=True):
     rejoin: bool = False
 
 
-Effect: TypeAlias = SendClient | SendNode | Acquire | Stay | Yield | Suspend | Resume | Reassign | Begin | End
+Effect: TypeAlias = (
+    SendClient | Inform | Refuse | SendNode | Acquire | Stay | Yield | Suspend | Resume | Reassign | Begin | End
+)  # fmt: skip

@@ -70,25 +70,39 @@ class Candidate(Struct, frozen=True):
     dialect: Dialect = Dialect.FLAT
 
 
-class _Description(Struct, frozen=True):
-    sdp: Raw
+SdpText: TypeAlias = Annotated[Raw, Meta(extra_json_schema={"type": "string", "minLength": 1})]
+CandidateText: TypeAlias = Annotated[
+    Raw, Meta(extra_json_schema={"anyOf": [{"$ref": "#/$defs/CandidateInit"}, {"type": "null"}]})
+]
+
+
+class Description(Struct, frozen=True):
+    """RTCSessionDescriptionInit, in the older dialect."""
+
+    sdp: SdpText
     type: str = "offer"
 
 
-class _OfferWire(Struct, frozen=True, tag="offer", tag_field="type"):
-    sdp: Raw | UnsetType = UNSET
-    payload: _Description | UnsetType = UNSET
+class OfferWire(Struct, frozen=True, tag="offer", tag_field="type"):
+    """An offer in one of the two dialects."""
+
+    sdp: SdpText | UnsetType = UNSET
+    payload: Description | UnsetType = UNSET
 
 
-class _CandidateWire(Struct, frozen=True, tag="candidate", tag_field="type"):
-    candidate: Raw
+class CandidateWire(Struct, frozen=True, tag="candidate", tag_field="type"):
+    """A candidate, either way."""
+
+    candidate: CandidateText
 
 
-class _IceCandidateWire(Struct, frozen=True, tag="ice_candidate", tag_field="type"):
-    payload: Raw
+class IceCandidateWire(Struct, frozen=True, tag="ice_candidate", tag_field="type"):
+    """The same in the older dialect."""
+
+    payload: CandidateText
 
 
-class _CandidateInit(Struct, frozen=True):
+class CandidateInit(Struct, frozen=True):
     """RTCIceCandidateInit, W3C WebRTC 1.0 section 4.8.1; other fields pass unchecked."""
 
     candidate: str | None
@@ -97,11 +111,12 @@ class _CandidateInit(Struct, frozen=True):
 
 
 FromClient: TypeAlias = Credential | SessionStart | Offer | Candidate
+ClientWire: TypeAlias = Credential | SessionStart | OfferWire | CandidateWire | IceCandidateWire
 
-_client = Decoder(Credential | SessionStart | _OfferWire | _CandidateWire | _IceCandidateWire)
+_client: Decoder[ClientWire] = Decoder(ClientWire)
 _credential = Decoder(Credential)
 _text = Decoder(str)
-_candidate_init = Decoder(_CandidateInit | None)
+_candidate_init = Decoder(CandidateInit | None)
 _START = SessionStart()
 _SESSION_START = _encoder.encode(_START)
 _CLIENT_CANDIDATE = b'{"type":"candidate","candidate":'
@@ -125,10 +140,14 @@ def decode_client(frame: Frame) -> FromClient:
     """Parse one frame of `/client`. Raises ProtocolError with the text that the client is sent."""
     if frame == _SESSION_START:  # as nearly all write it
         return _START
-    message = _decode(_client, frame)
-    if type(message) is _CandidateWire:
+    return checked(decode_as(_client, frame))
+
+
+def checked(message: ClientWire) -> FromClient:
+    """Return a client's message if what is only relayed in it is right. Raises ProtocolError."""
+    if type(message) is CandidateWire:
         return Candidate(_checked_candidate(message.candidate))
-    if type(message) is _OfferWire:
+    if type(message) is OfferWire:
         if message.sdp is not UNSET:
             return Offer(_checked_sdp(message.sdp))
         if message.payload is UNSET:
@@ -136,7 +155,7 @@ def decode_client(frame: Frame) -> FromClient:
         if message.payload.type != "offer":
             raise ProtocolError("Bad message: Expected `offer` - at `$.payload.type`")
         return Offer(_checked_sdp(message.payload.sdp, "$.payload.sdp"), Dialect.PAYLOAD)
-    if type(message) is _IceCandidateWire:
+    if type(message) is IceCandidateWire:
         return Candidate(_checked_candidate(message.payload, "$.payload"), Dialect.PAYLOAD)
     assert isinstance(message, Credential | SessionStart)
     return message
@@ -185,14 +204,14 @@ class NodeAnswer(Struct, frozen=True, tag="answer", tag_field="type"):
     """A node's WebRTC answer. From the wire, `sdp` is the JSON text of a non-empty string."""
 
     session: str
-    sdp: Raw
+    sdp: SdpText
 
 
 class NodeCandidate(Struct, frozen=True, tag="candidate", tag_field="type"):
     """A node's candidate. From the wire, `candidate` is the JSON text of an RTCIceCandidateInit or null."""
 
     session: str
-    candidate: Raw
+    candidate: CandidateText
 
 
 class SessionState(Struct, frozen=True, tag="session_state", tag_field="type"):
@@ -217,11 +236,23 @@ class Heartbeat(Struct, frozen=True, tag="heartbeat", tag_field="type", omit_def
     stats: dict[str, Any] | None = None
 
 
-FromNode: TypeAlias = NodeAnswer | NodeCandidate | SessionState | NodeError | Heartbeat
+UpdateId: TypeAlias = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=100)]
+
+
+class NodeUpdated(Struct, frozen=True, tag="updated", tag_field="type", omit_defaults=True):
+    """The model has taken an update, and `values` are those in force; or it has not, and `error` says why."""
+
+    session: str
+    values: dict[str, Any] = {}
+    error: str = ""
+    id: UpdateId | None = None
+
+
+FromNode: TypeAlias = NodeAnswer | NodeCandidate | SessionState | NodeError | NodeUpdated | Heartbeat
 
 _register = Decoder(Register)
 _node: Decoder[Register | FromNode] = Decoder(
-    Register | NodeAnswer | NodeCandidate | SessionState | NodeError | Heartbeat
+    Register | NodeAnswer | NodeCandidate | SessionState | NodeError | NodeUpdated | Heartbeat
 )
 
 
@@ -235,7 +266,7 @@ def decode_register(frame: Frame) -> RegisterPayload:
 
 def decode_node(frame: Frame) -> FromNode:
     """Parse one frame of `/node` behind its REGISTER. Raises ProtocolError that says what is wrong."""
-    message = _decode(_node, frame)
+    message = decode_as(_node, frame)
     if type(message) is NodeCandidate:
         _checked_candidate(message.candidate)
     elif type(message) is NodeAnswer:
@@ -243,7 +274,7 @@ def decode_node(frame: Frame) -> FromNode:
     elif type(message) is Register:
         raise ProtocolError("REGISTER may only be the first message")
     else:
-        assert isinstance(message, SessionState | NodeError | Heartbeat)
+        assert isinstance(message, SessionState | NodeError | NodeUpdated | Heartbeat)
     return message
 
 
@@ -302,18 +333,30 @@ class SessionEnd(Struct, frozen=True, tag="session_end", tag_field="type", omit_
     reason: str = ""
 
 
+class ToNodeUpdate(Struct, frozen=True, tag="update", tag_field="type", omit_defaults=True):
+    """Change parameters of this session's model. Sent only to nodes that say they know it, see `UPDATES`."""
+
+    session: str
+    params: dict[str, Any]
+    id: UpdateId | None = None
+
+
+UPDATES = "updates"
+"""The label of a node that takes `update` over its socket; its value is true."""
+
+
 class Drain(Struct, frozen=True, tag="drain", tag_field="type"):
     """Take no new session; close when the last one ends."""
 
 
-FromBridge: TypeAlias = Registered | ToNodeOffer | ToNodeCandidate | SessionEnd | Drain
+FromBridge: TypeAlias = Registered | ToNodeOffer | ToNodeCandidate | ToNodeUpdate | SessionEnd | Drain
 
-_bridge: Decoder[FromBridge] = Decoder(Registered | ToNodeOffer | ToNodeCandidate | SessionEnd | Drain)
+_bridge: Decoder[FromBridge] = Decoder(Registered | ToNodeOffer | ToNodeCandidate | ToNodeUpdate | SessionEnd | Drain)
 
 
 def decode_from_bridge(frame: Frame) -> FromBridge:
     """Parse one frame that the bridge sent to a node. Raises ProtocolError that says what is wrong."""
-    return _decode(_bridge, frame)
+    return decode_as(_bridge, frame)
 
 
 def raw(value: object) -> Raw:
@@ -321,12 +364,47 @@ def raw(value: object) -> Raw:
     return Raw(_encoder.encode(value))
 
 
+# --- to a client, as the documented API has it ---
+
+
+class AuthSuccess(Struct, frozen=True, tag="auth_success", tag_field="type"):
+    """The credential is valid."""
+
+
+class NodeStatus(Struct, frozen=True, tag="node_status", tag_field="type"):
+    """Where the session stands."""
+
+    status: Status
+
+
+class ServerProvisioning(Struct, frozen=True, tag="server_provisioning", tag_field="type"):
+    """The offer is accepted, and waits for its node."""
+
+
+class ClientError(Struct, frozen=True, tag="error", tag_field="type"):
+    """A refusal, or what was wrong with a message."""
+
+    message: str
+
+
+class ClientAnswer(Struct, frozen=True, tag="answer", tag_field="type"):
+    """The node's WebRTC answer, in one of the two dialects."""
+
+    sdp: SdpText | UnsetType = UNSET
+    payload: Description | UnsetType = UNSET
+
+
+ToClient: TypeAlias = (
+    AuthSuccess | NodeStatus | ServerProvisioning | ClientError | ClientAnswer | CandidateWire | IceCandidateWire
+)
+
+
 # --- what the bridge writes ---
 
-AUTH_SUCCESS = b'{"type":"auth_success"}'
-SERVER_PROVISIONING = b'{"type":"server_provisioning"}'
-DRAIN = b'{"type":"drain"}'
-NODE_STATUS = {status: b'{"type":"node_status","status":"%s"}' % status.value.encode() for status in Status}
+AUTH_SUCCESS = _encoder.encode(AuthSuccess())
+SERVER_PROVISIONING = _encoder.encode(ServerProvisioning())
+DRAIN = _encoder.encode(Drain())
+NODE_STATUS = {status: _encoder.encode(NodeStatus(status)) for status in Status}
 
 CANDIDATE_PREFIX = {
     Dialect.FLAT: b'{"type":"candidate","candidate":',
@@ -372,8 +450,8 @@ def node_candidate_prefix(session: str) -> bytes:
 _T = TypeVar("_T")
 
 
-def _decode(decoder: Decoder[_T], frame: Frame, path: str = "$") -> _T:
-    """Decode a frame, or the part of one that stands at `path`."""
+def decode_as(decoder: Decoder[_T], frame: Frame, path: str = "$") -> _T:
+    """Decode a frame, or the part of one that stands at `path`. Raises ProtocolError that says what is wrong."""
     try:
         return decoder.decode(frame)
     except ValidationError as error:
@@ -388,13 +466,13 @@ def _decode(decoder: Decoder[_T], frame: Frame, path: str = "$") -> _T:
 
 
 def _checked_sdp(sdp: Raw, path: str = "$.sdp") -> bytes:
-    if not _decode(_text, sdp, path):
+    if not decode_as(_text, sdp, path):
         raise ProtocolError(f"Bad message: Expected a non-empty string - at `{path}`")
     return bytes(sdp)
 
 
 def _checked_candidate(candidate: Raw, path: str = "$.candidate") -> bytes:
-    _decode(_candidate_init, candidate, path)
+    decode_as(_candidate_init, candidate, path)
     text = bytes(candidate)
     if not text.isascii():  # fields that the decoder passes over may be no UTF-8
         try:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from rtcbridge.core import messages
 from rtcbridge.core.errors import Error, ProtocolError
 from rtcbridge.core.events import (
+    Abandoned,
     Acquire,
     Away,
     Back,
@@ -23,12 +24,14 @@ from rtcbridge.core.events import (
     Failed,
     Full,
     Granted,
+    Inform,
     Lost,
     MediaDown,
     MediaUp,
     Pending,
     PoolEvent,
     Reassign,
+    Refuse,
     Resume,
     SendClient,
     SendNode,
@@ -82,6 +85,7 @@ def _to(target: State, states: str, source: Source, *events: type) -> dict[tuple
 
 _UNSERVED = "NEW ASKED PENDING FULL RESERVED CLAIMING HELD RETRYING"
 _SERVED = "OFFERED REOFFERED ANSWERED LIVE"
+_SETTING_UP = "NEW CLAIMING RETRYING OFFERED REOFFERED ANSWERED"  # goes on while its client is away for a while
 
 TRANSITIONS: Table = {
     # the client asks
@@ -98,7 +102,7 @@ TRANSITIONS: Table = {
     (_S.LIVE, _C, Dropped): _S.DETACHED,
     # the client may come back
     **_to(_S.AWAY, "ASKED PENDING FULL RESERVED HELD", _C, Away),
-    **_to(_S.ENDED, "NEW CLAIMING RETRYING OFFERED REOFFERED ANSWERED", _C, Away),
+    **_same(_SETTING_UP, _C, Away, Back),
     (_S.LIVE, _C, Away): _S.DETACHED,
     **_to(_S.ASKED, "AWAY SUSPENDED", _C, Back),
     (_S.DETACHED, _C, Back): _S.LIVE,
@@ -130,6 +134,7 @@ TRANSITIONS: Table = {
     **_to(_S.ENDED, "REOFFERED ANSWERED DETACHED SUSPENDED", _K, Timeout),
     (_S.AWAY, _K, Timeout): _S.SUSPENDED,
     **_to(_S.ENDED, f"{_SERVED} DETACHED", _K, Expired),
+    **_to(_S.ENDED, _SETTING_UP, _K, Abandoned),
     # the operator ends it
     **_to(_S.ENDED, f"{_UNSERVED} {_SERVED} DETACHED AWAY SUSPENDED", _O, Cancelled),
 }
@@ -138,6 +143,7 @@ _BEFORE_OFFER = frozenset(State[name] for name in _UNSERVED.split())
 _UNANSWERED = frozenset((_S.OFFERED, _S.REOFFERED))
 _ALONE = frozenset((_S.DETACHED, _S.AWAY, _S.SUSPENDED))  # nobody is there to be told
 _RELAYING = frozenset((_S.ANSWERED, _S.LIVE))
+_HEARD = _RELAYING | {_S.DETACHED}  # what the node says is for the client, which may come back for it
 DEADLINES: Mapping[State, str] = {  # the setting of SessionSpec that bounds a state
     _S.RESERVED: "claim_timeout",
     _S.OFFERED: "answer_timeout",
@@ -193,8 +199,15 @@ class Session:
 
     @property
     def deadline(self) -> float:
-        """When `Timeout` or, if `expires` has come, `Expired` is due."""
-        return self._state_deadline if self._state_deadline < self.expires else self.expires
+        """When the clock has something to say: see `overdue`."""
+        due = self._state_deadline if self._state_deadline < self.expires else self.expires
+        return due if due < self._away_until else self._away_until
+
+    def overdue(self, now: float) -> Timeout | Expired | Abandoned:
+        """Return what the clock says at the deadline."""
+        if self.expires <= now:
+            return Expired()
+        return Timeout() if self._state_deadline <= now else Abandoned()
 
     @property
     def relaying(self) -> bool:
@@ -258,7 +271,7 @@ class Session:
             return [self._send_candidate(candidate.candidate)]
         if kept == self._spec.max_candidates:
             self._candidates.append(b"")  # marks that the client has been told
-            return [SendClient(messages.client_error(Error.TOO_MANY_CANDIDATES.text))]
+            return [Refuse(Error.TOO_MANY_CANDIDATES)]
         return []
 
     # --- coming back ---
@@ -266,16 +279,20 @@ class Session:
     def _is_there(self, event: MediaUp | Away | Back, before: State, now: float) -> list[Effect]:
         """Media is up, or the client has gone for a while, or is back."""
         match event:
-            case MediaUp():
-                if self.state is State.DETACHED:
-                    self._state_deadline = now + self._spec.resume_grace
-            case Back() if self.state is State.ASKED:
-                return self._come_back(now)
-            case Away() if self.state is State.AWAY:
-                self._away_until = now + self._spec.resume_grace
-                self._state_deadline = min(self._state_deadline, self._away_until)
+            case MediaUp() if self.state is State.DETACHED:
+                self._state_deadline = now + self._spec.resume_grace
+            case MediaUp() if self._away_until < inf:  # set up while its client was away
+                return self.receive(Source.CLIENT, Away(), now)
+            case Away() if self.state is State.DETACHED:
+                self._away_until = inf  # for as long as the node reports media
             case Away():
-                return self._give_up(event, before, now)
+                self._away_until = now + self._spec.resume_grace
+                if self.state is State.AWAY:
+                    self._state_deadline = min(self._state_deadline, self._away_until)
+            case Back():
+                self._away_until = inf
+                if self.state is State.ASKED:
+                    return self._come_back(now)
         return []
 
     def _come_back(self, now: float) -> list[Effect]:
@@ -316,7 +333,7 @@ class Session:
         if not self._started or status is None or self._told is status:
             return []
         self._told = status
-        return [SendClient(messages.NODE_STATUS[status])]
+        return [Inform(status)]
 
     def _provision(self) -> list[Effect]:
         if self._provisioning:
@@ -327,7 +344,7 @@ class Session:
     def _refused(self, error: Error) -> list[Effect]:
         self._offer, self._candidates = b"", []
         self._dropping, self._provisioning = True, False
-        return [SendClient(messages.client_error(error.text))]
+        return [Refuse(error)]
 
     # --- the node ---
 
@@ -347,10 +364,8 @@ class Session:
 
     def _from_peer(self, message: NodeAnswer | NodeCandidate, before: State, now: float) -> list[Effect]:
         dialect = self.dialect or Dialect.FLAT
-        if self.state is State.DETACHED:
-            return []
         if isinstance(message, NodeCandidate):
-            if self.state in _RELAYING:
+            if self.state in _HEARD:
                 return [SendClient(messages.client_candidate(message.candidate, dialect))]
             if len(self._from_node) < self._spec.max_candidates:
                 self._from_node.append(bytes(message.candidate))
@@ -378,8 +393,10 @@ class Session:
 
     def _finish(self, event: Event, before: State) -> list[Effect]:
         match event:
-            case Closed() | Dropped() | Away():
+            case Closed() | Dropped():
                 return self._ended("client left", None)
+            case Abandoned():
+                return self._ended("client stayed away", None)
             case Expired():
                 return self._ended("max_session", None if before is State.DETACHED else Error.SESSION_TOO_LONG)
             case Timeout():
@@ -404,9 +421,10 @@ class Session:
     def _ended(self, reason: str, error: Error | None, rejoin: bool = False) -> list[Effect]:
         effects: list[Effect] = []
         if error is not None:
-            effects.append(SendClient(messages.client_error(error.text)))
+            effects.append(Refuse(error))
         effects.append(End(reason, rejoin=rejoin))
-        self._candidates, self._from_node, self._offer, self.expires = [], [], b"", inf
+        self._candidates, self._from_node, self._offer = [], [], b""
+        self.expires = self._away_until = inf
         return effects
 
 
@@ -417,5 +435,5 @@ _HANDLERS: Mapping[type, Callable[[Session, Any, State, float], list[Effect]]] =
     **dict.fromkeys((NodeAnswer, NodeCandidate), Session._from_peer),
     **dict.fromkeys((Granted, Pending, Full, Failed, Lost), Session._from_pool),
     **dict.fromkeys((MediaUp, Away, Back), Session._is_there),
-    **dict.fromkeys((MediaDown, Declined, Cancelled, Closed, Dropped, Timeout, Expired), Session._give_up),
+    **dict.fromkeys((MediaDown, Declined, Cancelled, Closed, Dropped, Timeout, Expired, Abandoned), Session._give_up),
 }

@@ -6,45 +6,49 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
+    Away,
     Begin,
     Effect,
     End,
     Event,
-    Expired,
     Granted,
+    Inform,
     Reassign,
+    Refuse,
     Resume,
     SendClient,
     SendNode,
     Source,
     Stay,
     Suspend,
-    Timeout,
     Yield,
 )  # fmt: skip
-from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
+from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect, NodeUpdated, Status
 from rtcbridge.core.node import UP, Node, NodeState, Order, duration
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
-from rtcbridge.gateway.links import Link, Socket
+from rtcbridge.gateway.links import Link, Socket, Way
 from rtcbridge.gateway.recent import RecentCount
 from rtcbridge.gateway.timers import Lane, Timer, TimerWheel
 from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
 
+if TYPE_CHECKING:
+    from rtcbridge.gateway.shared.routes import Route
+
 log = structlog.get_logger(__name__)
 
-_REDIAL = 8.0  # seconds after a restart in which nodes dial in again; the agent pauses up to 5 between two tries
+REDIAL = 8.0  # seconds after a restart in which nodes dial in again; the agent pauses up to 5 between two tries
 _POLL_KEYS = 0.2  # seconds between looks for keys that another process revoked
 
 
@@ -52,7 +56,8 @@ class Entry:
     """A session with what the gateway knows of it: its client's socket, its pool, its next deadline."""
 
     __slots__ = (
-        "begun", "client", "delivered", "due", "link", "pool", "prefix", "project", "session", "target", "timer",
+        "begun", "client", "delivered", "due", "early", "link", "pool", "prefix", "project", "route", "session",
+        "target", "timer",
     )  # fmt: skip
 
     def __init__(self, session: Session, pool: Pool, project: str, client: "Client | None") -> None:
@@ -62,19 +67,44 @@ class Entry:
         self.client = client
         self.prefix = CANDIDATE_PREFIX[Dialect.FLAT]  # what stands before a candidate for the client
         self.target = messages.node_candidate_prefix(session.id)  # and before one for the node
-        self.link: Link | None = None  # set while candidates go straight between client and node
+        self.link: Way | None = None  # set while candidates go straight between client and node
+        self.route: Route | None = None  # where several bridges share the pool
         self.timer: Timer | Lane | None = None
         self.due = inf
+        self.early: list[Callable[[], object]] | None = None  # what the client says while the pool is being asked
         self.begun = False  # the ledger and the node know of it
         self.delivered = False  # its offer went out on a socket of the node
 
 
-class Client(Socket):
-    """What the bridge needs of a client's connection."""
+class Client(Protocol):
+    """Whom a session speaks to: a socket, or what stays of a client of the extension between two sockets."""
 
-    __slots__ = ("entry",)
+    entry: Entry | None  # its session, or the last one that it had
 
-    entry: Entry | None
+    @property
+    def away(self) -> bool:
+        """Whether it has no socket now, and may come back."""
+
+    def send(self, *parts: bytes) -> None:
+        """Send one message, the parts joined."""
+
+    def send_between(self, head: bytes, body: bytes, tail: bytes) -> None:
+        """`send` of three parts, for what is relayed."""
+
+    def inform(self, status: Status) -> None:
+        """Say where its session stands."""
+
+    def refuse(self, error: Error) -> None:
+        """Say that something cannot be."""
+
+    def over(self, reason: str) -> None:
+        """Say that its session has ended, if it is one that is told."""
+
+    def updated(self, message: NodeUpdated) -> None:
+        """Pass on what the node says to an update."""
+
+    def new_id(self, now: float) -> str:
+        """The id of its next session; `now` in Unix seconds."""
 
 
 class Bridge:
@@ -86,6 +116,7 @@ class Bridge:
         ledger: Keeps nodes and sessions across restarts.
         wheel: Timers.
         clock: Monotonic seconds.
+        pools: What is there instead of pools of this process alone.
     """
 
     def __init__(
@@ -95,6 +126,7 @@ class Bridge:
         ledger: Ledger,
         wheel: TimerWheel,
         clock: Callable[[], float],
+        pools: Pools | None = None,
     ) -> None:
         self.config = config
         self.auth = auth
@@ -104,11 +136,11 @@ class Bridge:
         self.wall = time.time
         self.session_spec = session_spec(config)
         self.silence = config.nodes.heartbeat * config.nodes.missed
-        self.pools = Pools(config.pool_specs(), config.project_specs())
+        self.pools = Pools(config.pool_specs(), config.project_specs()) if pools is None else pools
         self.nodes: dict[str, tuple[Pool, Node]] = {}
         self.links: dict[str, Link] = {}
         self.sessions: dict[str, Entry] = {}
-        self.clients: set[Client] = set()
+        self.clients: set[Socket] = set()
         self.starts = {name: RecentCount() for name in self.pools}  # of sessions, by pool
         self.ends = Counter[str]()  # the same
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
@@ -129,7 +161,7 @@ class Bridge:
                 log.warning("node of a pool that is no longer configured is left alone", node=row.id, pool=row.pool)
                 continue
             node = restored_node(row, pool.spec, now, self.wall())
-            node.heard = now + max(0.0, _REDIAL - self.silence)
+            node.heard = now + max(0.0, REDIAL - self.silence)
             self.add_node(pool, node)
         for open_session in self.ledger.open_sessions():
             self._adopt(open_session, now)
@@ -179,7 +211,7 @@ class Bridge:
             if type(event) is messages.Candidate and entry is not None:
                 entry.session.receive(Source.CLIENT, event, 0.0)  # of an ended session: dropped
                 return
-            entry = Entry(Session(new_session_id(self.wall()), self.session_spec, dialect), pool, project, client)
+            entry = Entry(Session(client.new_id(self.wall()), self.session_spec, dialect), pool, project, client)
             self.sessions[entry.session.id] = client.entry = entry
         self.deliver(entry, Source.CLIENT, event)
         if entry.session.dialect is Dialect.PAYLOAD:
@@ -218,7 +250,7 @@ class Bridge:
         before = session.state
         self._perform(entry, session.receive(source, event, now), now)
         if session.state is not before:
-            entry.link = self.links.get(session.node) if session.relaying else None
+            entry.link = self.way(entry, session.node) if session.relaying else None
             self._reschedule(entry, now)
         if self._unsettled and not self._settling:
             self._settle_all()
@@ -229,16 +261,27 @@ class Bridge:
                 if entry.client is not None:
                     entry.client.send(effect.data)
             elif isinstance(effect, SendNode):
-                if (link := self.links.get(effect.node)) is not None:
-                    link.send(effect.data)
+                if (way := self.way(entry, effect.node)) is not None:
+                    way.send(effect.data)
             elif isinstance(effect, Begin):
                 self._begin(entry, effect.node, now)
             elif isinstance(effect, End):
                 self._end(entry, effect, now)
             elif isinstance(effect, Acquire):
                 self._acquire(entry, effect, now)
+            elif isinstance(effect, (Inform, Refuse)):
+                self._tell(entry.client, effect)
             else:
                 self._ask(entry, effect, now)
+
+    @staticmethod
+    def _tell(client: Client | None, effect: Inform | Refuse) -> None:
+        if client is None:
+            return
+        if isinstance(effect, Inform):
+            client.inform(effect.status)
+        else:
+            client.refuse(effect.error)
 
     def _acquire(self, entry: Entry, effect: Acquire, now: float) -> None:
         """Get a slot at once, or a place in line."""
@@ -298,23 +341,45 @@ class Bridge:
     def _end(self, entry: Entry, effect: End, now: float) -> None:
         session, pool, client = entry.session, entry.pool, entry.client
         if entry.begun:
-            its, node = self.nodes.get(session.node, (pool, None))
+            its, _ = self.nodes.get(session.node, (pool, None))
             self.ends[its.spec.name] += 1
             self.ledger.session_ended(session.id, self.wall(), effect.reason)
-            if node is not None and node.state in UP:
-                self.links[node.id].send(messages.encode(messages.SessionEnd(session.id, effect.reason)))
+            self._end_on_node(entry, effect.reason)
         pool.leave(session.id, now)
         self.sessions.pop(session.id, None)
         self._touched(pool)
         if client is not None and effect.rejoin:
-            again = Session.rejoined(new_session_id(self.wall()), self.session_spec, session.dialect)
-            client.entry = Entry(again, pool, entry.project, client)
-            self.sessions[again.id] = client.entry
-            self._set_prefix(client.entry)
-            pool.join(again.id, patient=True, front=True, project=entry.project)
-            self._unsettled[pool.spec.name] = pool
+            self._rejoin(entry, client)
+        elif client is not None:
+            client.over(effect.reason)
         if self._verbose:
             log.debug("session ended", session=session.id, node=session.node, reason=effect.reason)
+
+    def way(self, entry: Entry, node: str) -> Way | None:
+        """The way of a session's messages to a node; None if the node is gone."""
+        return self.links.get(node)
+
+    def takes_updates(self, node: str) -> bool:
+        """Whether a node knows of updates."""
+        _, known = self.nodes[node]
+        return known.labels.get(messages.UPDATES) is True
+
+    def _end_on_node(self, entry: Entry, reason: str) -> None:
+        """Tell the node of a session that it has ended, if that can still reach it."""
+        _, node = self.nodes.get(entry.session.node, (None, None))
+        if node is not None and node.state in UP:
+            self.links[node.id].send(messages.encode(messages.SessionEnd(entry.session.id, reason)))
+
+    def _rejoin(self, entry: Entry, client: Client) -> None:
+        """A client whose node was lost goes to the front of the line, with a session of its own."""
+        again = Session.rejoined(client.new_id(self.wall()), self.session_spec, entry.session.dialect)
+        client.entry = Entry(again, entry.pool, entry.project, client)
+        self.sessions[again.id] = client.entry
+        self._set_prefix(client.entry)
+        entry.pool.join(again.id, patient=True, front=True, project=entry.project)
+        self._unsettled[entry.pool.spec.name] = entry.pool
+        if client.away:
+            self.client_gone(client.entry, Away())
 
     def _reschedule(self, entry: Entry, now: float) -> None:
         """Have the timer go off at the session's deadline, or before: then it is set anew."""
@@ -342,9 +407,8 @@ class Bridge:
         if entry.session.deadline > now:
             self._reschedule(entry, now)
             return
-        event = Expired() if entry.session.expires <= now else Timeout()
         try:
-            self.deliver(entry, Source.CLOCK, event)
+            self.deliver(entry, Source.CLOCK, entry.session.overdue(now))
         except ProtocolError:
             log.exception("a deadline in a state that has none", session=entry.session.id)
 
@@ -380,6 +444,14 @@ class Bridge:
         else:
             await self.ledger.save_node(self._row(node))
 
+    def leads(self, pool: str) -> bool:
+        """Whether this process knows all of a pool; of several bridges that share it, one does."""
+        return True
+
+    def fence(self, pool: str) -> int:
+        """The token with which rows of a pool's nodes are written; one that is alone needs none."""
+        return 0
+
     def _row(self, node: Node) -> NodeRow:
         return NodeRow(
             id=node.id,
@@ -393,6 +465,7 @@ class Bridge:
             reason=node.reason,
             labels=json.dumps(node.labels),
             ordered=node.order.value,
+            fence=self.fence(node.spec.name),
         )
 
     def overview(self) -> list[Mapping[str, Any]]:

@@ -1,21 +1,31 @@
 """The client's end: a connection to `/client`."""
 
+from collections.abc import Callable
+from typing import Final
+
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import Closed, Dropped
-from rtcbridge.core.messages import Credential
+from rtcbridge.core.messages import Credential, NodeUpdated, Status
 from rtcbridge.core.pool import Pool
-from rtcbridge.gateway.bridge import Bridge, Client, Entry
+from rtcbridge.gateway.bridge import Bridge, Entry, new_session_id
+from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.websocket import End, Limits
 
 MAX_BAD = 10  # bad messages in a row
+_MAX_EARLY = 1_000  # messages that a client may send while its pool is asked
 
 # Closed by us with one of these, the client may come back: it counts as a drop, not as a goodbye.
 _NO_GOODBYE = frozenset({CloseCode.INTERNAL, CloseCode.RESTART, CloseCode.TRY_LATER})
 
 
-class ClientSocket(Client):
-    """One client's connection. Its candidates go straight to the node once the session has one.
+def is_goodbye(end: End) -> bool:
+    """Whether the client is not to be expected back: it said so itself, or it was closed for what it did."""
+    return end.by == "peer" or (end.by == "us" and end.code not in _NO_GOODBYE)
+
+
+class CredentialSocket(Socket):
+    """A connection whose first message must be a client's valid credential.
 
     Args:
         bridge: Where its messages go.
@@ -31,7 +41,6 @@ class ClientSocket(Client):
         self._project = ""
         self._bad = 0
         self.key = ""
-        self.entry: Entry | None = None
 
     def opened(self) -> None:
         """Wait for the credential, but not for ever."""
@@ -42,10 +51,52 @@ class ClientSocket(Client):
         if self._pool is None:
             self.close(CloseCode.POLICY, "")
 
+    def fault(self, code: int) -> int:
+        """Before authentication, nothing tells one failure from another."""
+        return code if self._pool is not None else CloseCode.POLICY
+
+    def authenticate(self, data: bytes) -> None:
+        """Take the first message."""
+        try:
+            credential = messages.decode_credential(data)
+        except ProtocolError:
+            credential = ""  # looked up all the same, so that it takes as long as a wrong key
+        identity = self._bridge.auth.identify(credential)
+        if identity is None or identity.is_node:
+            self.close(CloseCode.POLICY, "")
+            return
+        self.key, self._project = identity.key, identity.project
+        self._pool = self._bridge.pool_of(identity)
+        self._bridge.clients.add(self)
+        self.welcome(self._pool)
+
+    def welcome(self, pool: Pool) -> None:
+        """The credential is accepted; its sessions wait in the line of this pool."""
+        raise NotImplementedError
+
+    def put_off(self, early: list[Callable[[], object]], data: bytes) -> None:
+        """Take a message later, if the socket is still there then."""
+        message = bytes(data)
+        early.append(lambda: self.received(message) if self.is_open else None)
+        if len(early) > _MAX_EARLY:
+            self.close(CloseCode.POLICY, "")
+
+
+class ClientSocket(CredentialSocket):
+    """One client's connection. Its candidates go straight to the node once the session has one."""
+
+    __slots__ = ("entry",)
+
+    away: Final = False
+
+    def __init__(self, bridge: Bridge, limits: Limits) -> None:
+        super().__init__(bridge, limits)
+        self.entry: Entry | None = None
+
     def received(self, data: bytes) -> None:
         """Take one message."""
         if self._pool is None:
-            self._authenticate(data)
+            self.authenticate(data)
             return
         entry = self.entry
         if (
@@ -55,6 +106,9 @@ class ClientSocket(Client):
         ):
             link.send_between(entry.target, candidate, b"}")
             self._bad = 0
+            return
+        if entry is not None and entry.early is not None:
+            self.put_off(entry.early, data)
             return
         try:
             message = messages.decode_client(data)
@@ -68,10 +122,6 @@ class ClientSocket(Client):
             if self._bad >= MAX_BAD:
                 self.close(CloseCode.POLICY, "")
 
-    def fault(self, code: int) -> int:
-        """Before authentication, nothing tells one failure from another."""
-        return code if self._pool is not None else CloseCode.POLICY
-
     def ended(self, end: End) -> None:
         """Tell the session how the socket went."""
         self._bridge.clients.discard(self)
@@ -79,19 +129,28 @@ class ClientSocket(Client):
         if entry is None or entry.session.id not in self._bridge.sessions:
             return
         entry.client = None
-        goodbye = end.by == "peer" or (end.by == "us" and end.code not in _NO_GOODBYE)
-        self._bridge.client_gone(entry, Closed() if goodbye else Dropped())
+        self._bridge.client_gone(entry, Closed() if is_goodbye(end) else Dropped())
 
-    def _authenticate(self, data: bytes) -> None:
-        try:
-            credential = messages.decode_credential(data)
-        except ProtocolError:
-            credential = ""  # looked up all the same, so that it takes as long as a wrong key
-        identity = self._bridge.auth.identify(credential)
-        if identity is None or identity.is_node:
-            self.close(CloseCode.POLICY, "")
-            return
-        self.key, self._project = identity.key, identity.project
-        self._pool = self._bridge.pool_of(identity)
-        self._bridge.clients.add(self)
+    # --- what the bridge says ---
+
+    def welcome(self, pool: Pool) -> None:
+        """The credential is accepted."""
         self.send(messages.AUTH_SUCCESS)
+
+    def inform(self, status: Status) -> None:
+        """Say where the session stands."""
+        self.send(messages.NODE_STATUS[status])
+
+    def refuse(self, error: Error) -> None:
+        """Say that something cannot be."""
+        self.send(messages.client_error(error.text))
+
+    def over(self, reason: str) -> None:
+        """The documents have no message for the end of a session."""
+
+    def updated(self, message: NodeUpdated) -> None:
+        """Nor for this: only clients of the extension ask for it."""
+
+    def new_id(self, now: float) -> str:
+        """Return the id of the next session."""
+        return new_session_id(now)

@@ -1,6 +1,6 @@
 """The way to a node: its socket while it is there, and what is held for it while it is not."""
 
-from typing import Any
+from typing import Any, Protocol
 
 from rtcbridge.core.errors import CloseCode
 from rtcbridge.gateway.websocket import WebSocket
@@ -14,6 +14,18 @@ class Socket(WebSocket):
     key: str
 
 
+class Way(Protocol):
+    """Takes a session's messages to its node, in order."""
+
+    def send(self, *parts: bytes) -> object:
+        """Send one message, the parts joined."""
+        ...
+
+    def send_between(self, head: bytes, body: bytes, tail: bytes) -> object:
+        """`send` of three parts, for what is relayed."""
+        ...
+
+
 class Link:
     """What is sent to a node goes out on its newest socket, or is held, in order, until it returns.
 
@@ -22,17 +34,19 @@ class Link:
         max_held: Bytes that are held at most; above it `overflown` is set and the node is to be given up.
 
     Attributes:
+        epoch: Of the node's socket, where several bridges share the pool.
         load: From 0 to 1, by the node's last heartbeat.
         stats: Whatever else that heartbeat said.
     """
 
-    __slots__ = ("_held", "_size", "load", "max_held", "node", "overflown", "socket", "stats")
+    __slots__ = ("_held", "_size", "epoch", "load", "max_held", "node", "overflown", "socket", "stats")
 
     def __init__(self, node: str, max_held: int) -> None:
         self.node = node
         self.max_held = max_held
         self.socket: Socket | None = None
         self.overflown = False
+        self.epoch = 0
         self.load: float | None = None
         self.stats: dict[str, Any] | None = None
         self._held: list[bytes] = []

@@ -137,14 +137,18 @@ class Listener:
         tls_context(certificate, key)  # a context that fails to load is left with half of the new pair
         _load(self._tls, certificate, key)
 
+    def stop_accepting(self) -> None:
+        """Take no new connections; those that are there go on."""
+        if self._server is not None:
+            self._server.close()
+
     async def close(self, code: int = 1012, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - it cuts, it does not raise
         """Stop listening, close all sockets with `code`, and wait for the peers to close, or for `timeout`.
 
         HTTP requests that are being answered are finished. What is left at the end is cut off.
         """
         self.closing = True
-        if self._server is not None:
-            self._server.close()
+        self.stop_accepting()
         for connection in list(self.group.connections):
             if isinstance(connection, WebSocket):
                 connection.close(code)

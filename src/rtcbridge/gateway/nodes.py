@@ -1,7 +1,8 @@
 """The node's end: a connection to `/node`."""
 
 import hmac
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
@@ -13,13 +14,14 @@ from rtcbridge.core.messages import (
     NodeAnswer,
     NodeCandidate,
     NodeError,
+    NodeUpdated,
     RegisterPayload,
     SessionState,
 )
 from rtcbridge.core.node import Node, NodeEvent, NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
-from rtcbridge.gateway.bridge import Bridge
+from rtcbridge.gateway.bridge import Bridge, Entry
 from rtcbridge.gateway.clients import MAX_BAD
 from rtcbridge.gateway.links import Link, Socket
 from rtcbridge.gateway.websocket import End, Limits
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from rtcbridge.gateway.reconciler import Reconciler
 
 log = structlog.get_logger(__name__)
+
+OfSession: TypeAlias = NodeAnswer | NodeCandidate | SessionState | NodeError | NodeUpdated
 
 
 class NodeSocket(Socket):
@@ -87,7 +91,7 @@ class NodeSocket(Socket):
             if type(message) is Heartbeat:
                 self._heartbeat(node, message)
             else:
-                self._relay(node, message)  # type: ignore[arg-type]  # the heartbeat is the only other one
+                relay(self._bridge, node.id, message)  # type: ignore[arg-type]  # the heartbeat is the only other one
             self._bad = 0
         except ProtocolError as error:
             self._bad += 1
@@ -188,28 +192,42 @@ class NodeSocket(Socket):
         bridge = self._bridge
         node.heard = bridge.clock()
         self._link.load, self._link.stats = message.load, message.stats
-        for session in message.connected or ():
-            entry = bridge.sessions.get(session)
-            if entry is not None and entry.session.node == node.id and entry.session.state is not State.LIVE:
-                self._deliver(node, session, MediaUp())
+        confirm(bridge, node.id, message.connected or ())
 
-    def _relay(self, node: Node, message: NodeAnswer | NodeCandidate | SessionState | NodeError) -> None:
-        entry = self._bridge.sessions.get(message.session)
-        if entry is None or entry.session.node != node.id:
-            return  # late: the session has ended or moved on
-        match message:
-            case NodeCandidate() | NodeAnswer():
-                self._deliver(node, message.session, message)
-            case SessionState(state="connected"):
-                self._deliver(node, message.session, MediaUp())
-            case SessionState(state="failed" | "closed" as state):
-                self._deliver(node, message.session, MediaDown(f"media {state}"))
-            case NodeError(message=text):
-                log.warning("node refused a session", node=node.id, session=message.session, error=text[:200])
-                self._deliver(node, message.session, Declined())
 
-    def _deliver(self, node: Node, session: str, event: Event) -> None:
-        try:
-            self._bridge.deliver(self._bridge.sessions[session], Source.NODE, event)
-        except ProtocolError as error:
-            log.debug("a node's message came too late or too early", node=node.id, session=session, error=str(error))
+def relay(bridge: Bridge, node: str, message: OfSession) -> None:
+    """Let a session have what its node says of it."""
+    entry = bridge.sessions.get(message.session)
+    if entry is None or entry.session.node != node:
+        return  # late: the session has ended or moved on
+    match message:
+        case NodeCandidate() | NodeAnswer():
+            _deliver(bridge, entry, message)
+        case SessionState(state="connected"):
+            _deliver(bridge, entry, MediaUp())
+        case SessionState(state="failed" | "closed" as state):
+            _deliver(bridge, entry, MediaDown(f"media {state}"))
+        case NodeError(message=text):
+            log.warning("node refused a session", node=node, session=message.session, error=text[:200])
+            _deliver(bridge, entry, Declined())
+        case NodeUpdated():
+            if entry.client is not None:
+                entry.client.updated(message)
+
+
+def confirm(bridge: Bridge, node: str, sessions: Iterable[str]) -> None:
+    """Let sessions know that their media is up, by their node's heartbeat."""
+    for session in sessions:
+        entry = bridge.sessions.get(session)
+        if entry is not None and entry.session.node == node and entry.session.state is not State.LIVE:
+            _deliver(bridge, entry, MediaUp())
+
+
+def _deliver(bridge: Bridge, entry: Entry, event: Event) -> None:
+    try:
+        bridge.deliver(entry, Source.NODE, event)
+    except ProtocolError as error:
+        session = entry.session
+        log.debug(
+            "a node's message came too late or too early", node=session.node, session=session.id, error=str(error)
+        )

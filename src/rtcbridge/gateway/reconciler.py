@@ -114,17 +114,29 @@ class Reconciler:
                 await asyncio.sleep(pause)
                 continue
             now = self._bridge.clock()
-            due = pool.next_due(now, self._bridge.silence)
+            due = self._next_due(pool, now)
             with suppress(TimeoutError):
                 async with asyncio.timeout(None if due == inf else max(_LEAST_SLEEP, due - now)):
                     await wake.wait()
 
+    def _next_due(self, pool: Pool, now: float) -> float:
+        """When a pool is to be looked at again though nothing wakes it."""
+        return pool.next_due(now, self._bridge.silence)
+
+    def _acts(self, pool: Pool) -> bool:
+        """Whether this is who performs the plan of a pool."""
+        return True
+
+    async def _may(self, pool: Pool) -> bool:
+        """Whether the provider may be asked for something now."""
+        return True
+
     async def _round(self, pool: Pool) -> None:
         bridge = self._bridge
         now = bridge.clock()
-        for node in [node for id, node in pool.nodes.items() if bridge.links[id].overflown]:
-            bridge.links[node.id].forget()
-            self.tell(pool, node, NodeEvent.SILENT)
+        for link in [link for id in pool.nodes if (link := bridge.links.get(id)) is not None and link.overflown]:
+            link.forget()
+            self.tell(pool, pool.nodes[link.node], NodeEvent.SILENT)
         before = dict(pool.nodes)
         for id in pool.expire(now, bridge.silence):
             self._follow(pool, before[id])
@@ -168,21 +180,25 @@ class Reconciler:
 
     def _follow(self, pool: Pool, node: Node) -> None:
         """A node has changed its state: log it, note it for the store, and let its link know."""
-        link = self._bridge.links.get(node.id)
         say = log.warning if node.state is NodeState.FAILED else log.info
         say("node", node=node.id, state=node.state.value, **({"reason": node.reason} if node.reason else {}))
         self._dirty[pool.spec.name][node.id] = node
-        if link is not None:
-            if node.state is NodeState.DRAINING:
-                link.send(messages.DRAIN)
-            elif node.state not in UP:
-                link.forget()
-                link.cut(CloseCode.RESTART, "lost" if node.state is NodeState.LOST else node.state.value)
-                node.linked = False
+        self._tell_link(node)
         self._cancel(node)
         if node.state is NodeState.GONE:
             self._bridge.drop_node(node)
         self.wake(pool)
+
+    def _tell_link(self, node: Node) -> None:
+        """Let a node's socket know of its new state."""
+        if (link := self._bridge.links.get(node.id)) is None:
+            return
+        if node.state is NodeState.DRAINING:
+            link.send(messages.DRAIN)
+        elif node.state not in UP:
+            link.forget()
+            link.cut(CloseCode.RESTART, "lost" if node.state is NodeState.LOST else node.state.value)
+            node.linked = False
 
     def _cancel(self, node: Node) -> None:
         """Give up the operation under way if it is not wanted any more, or if its end is known already.
@@ -229,7 +245,7 @@ class Reconciler:
         launch = Launch(node.id, pool.spec.name, self._url, self._bridge.auth.node_token(node.id))
         reason, self._operations[node.id].began = "", self._bridge.clock()
         try:
-            if OPERATIONS.get(node.state) != operation:
+            if not await self._may(pool) or OPERATIONS.get(node.state) != operation:
                 return  # its deadline passed while the intent was being stored
             async with asyncio.timeout(duration(node.state, pool.spec)):
                 await getattr(provider, operation)(launch)
@@ -264,6 +280,9 @@ class Reconciler:
         """Compare the nodes with the provider's list of machines, again and again."""
         provider = self._providers[pool.spec.name]
         while True:
+            if not self._acts(pool):
+                await asyncio.sleep(_LEDGER_PAUSE)
+                continue
             asked = self._bridge.clock()
             known = set(pool.nodes)
             seen = {id: node.state for id, node in pool.nodes.items() if node.managed}

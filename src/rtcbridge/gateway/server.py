@@ -7,18 +7,25 @@ import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core.errors import CloseCode
+from rtcbridge.core.extension import SUBPROTOCOL
 from rtcbridge.gateway.actions import Actions
 from rtcbridge.gateway.admin import Admin
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import ClientSocket
+from rtcbridge.gateway.extended import ExtendedSocket
 from rtcbridge.gateway.http import make_app
 from rtcbridge.gateway.listener import Listener, Request, tls_context
 from rtcbridge.gateway.metrics import Metrics
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
+from rtcbridge.gateway.shared.bridge import SharedBridge
+from rtcbridge.gateway.shared.nodes import SharedNodeSocket
+from rtcbridge.gateway.shared.reconciler import SharedReconciler
+from rtcbridge.gateway.visits import Visits
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
 from rtcbridge.gateway.windows import Windows
 from rtcbridge.ports import Authenticator, Ledger, Provider
+from rtcbridge.ports_engine import Engine
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +41,12 @@ class Server:
         ledger: Keeps nodes and sessions across restarts.
         providers: The provider of each pool, by the pool's name.
         demo_credential: A key that the page is given without being asked for one, over loopback only.
+        engine: What several bridges share; None for one that is alone.
 
     Attributes:
         actions: What people may do to nodes; there once it is started.
         metrics: What Prometheus is told, if it is.
+        visits: The clients of the extension.
     """
 
     actions: Actions
@@ -49,6 +58,7 @@ class Server:
         ledger: Ledger,
         providers: Mapping[str, Provider],
         demo_credential: str = "",
+        engine: Engine | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.config = config
@@ -56,7 +66,13 @@ class Server:
         self._providers = providers
         self._ready = False
         group = SocketGroup(loop)
-        self.bridge = Bridge(config, auth, ledger, group.wheel, loop.time)
+        self._engine = engine
+        self.bridge = (
+            Bridge(config, auth, ledger, group.wheel, loop.time)
+            if engine is None
+            else SharedBridge(config, auth, ledger, group.wheel, loop.time, engine)
+        )
+        self.visits = Visits(self.bridge)
         self._admin = Admin(self.bridge)
         self._client_limits, self._node_limits = _limits(config)
         self.listener = Listener(
@@ -77,6 +93,7 @@ class Server:
 
         Raises:
             OSError: An address is taken or not ours, or a TLS file is not usable.
+            EngineError: What is shared cannot be reached.
         """
         server = self.config.server
         tls = tls_context(server.tls_cert, server.tls_key) if server.tls_cert else None
@@ -84,13 +101,21 @@ class Server:
             await self.metrics.start()
         self._admin.overrides.restore()
         self.bridge.restore()
+        if isinstance(self.bridge, SharedBridge):
+            await self.bridge.join()
         await self.listener.start(server.host, server.port, tls)
         url = self.config.node_url(self.listener.port)
-        self._reconciler = Reconciler(self.bridge, self._providers, url)
+        self._reconciler = (
+            SharedReconciler(self.bridge, self._providers, url)
+            if isinstance(self.bridge, SharedBridge)
+            else Reconciler(self.bridge, self._providers, url)
+        )
         self.actions = Actions(self.bridge, self._reconciler)
         self._admin.actions = self.actions
         self._windows.start()
         self._reconciler.start()
+        if isinstance(self.bridge, SharedBridge):
+            await self.bridge.wait_led()
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
 
@@ -106,14 +131,25 @@ class Server:
             log.error("certificate not reloaded", file=server.tls_cert, error=str(error))
 
     async def stop(self) -> None:
-        """Close all sockets with 1012 and stop. Nodes and live media go on."""
+        """Close all sockets with 1012 and stop. Nodes and live media go on.
+
+        Before that, `server.drain_timeout` lets a load balancer see it coming, and `server.shutdown_timeout` lets
+        sessions that are being set up come to their media, where there is another bridge that may have the others.
+        """
         self._ready = False
+        if isinstance(self.bridge, SharedBridge):
+            await asyncio.sleep(self.config.server.drain_timeout)
+            self.listener.stop_accepting()
+            await self.bridge.wait_set_up(self.config.server.shutdown_timeout)
         self._admin.actions = None
         self.bridge.close()
         self._windows.stop()
         if self._reconciler is not None:
             await self._reconciler.stop()
+        self.visits.say_reconnect()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
+        if isinstance(self.bridge, SharedBridge):
+            await self.bridge.part()
         if self.metrics is not None:
             await self.metrics.stop()
         await self._ledger.flush()
@@ -122,9 +158,14 @@ class Server:
         log.info("stopped")
 
     def _client(self, request: Request) -> WebSocket:
+        if request.subprotocols and SUBPROTOCOL in request.subprotocols:
+            request.subprotocol = SUBPROTOCOL
+            return ExtendedSocket(self.bridge, self._client_limits, self.visits)
         return ClientSocket(self.bridge, self._client_limits)
 
     def _node(self, request: Request) -> WebSocket:
+        if isinstance(self.bridge, SharedBridge):
+            return SharedNodeSocket(self.bridge, self._node_limits)
         assert self._reconciler is not None
         return NodeSocket(self.bridge, self._reconciler, self._node_limits)
 

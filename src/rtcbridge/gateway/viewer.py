@@ -106,7 +106,7 @@ class Viewer:
             project=entry.project,
             state=session.state.value,
             since=born(session.id),
-            connected=entry.client is not None,
+            connected=entry.client is not None and not entry.client.away,
             position=position,
             eta=eta,
         )

@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import structlog
 
 from rtcbridge.core.messages import (
+    UPDATES,
     Drain,
     FromBridge,
     Heartbeat,
     NodeAnswer,
     NodeCandidate,
     NodeError,
+    NodeUpdated,
     Register,
     Registered,
     RegisterPayload,
@@ -32,10 +34,12 @@ from rtcbridge.core.messages import (
     SessionState,
     ToNodeCandidate,
     ToNodeOffer,
+    ToNodeUpdate,
     raw,
 )
 from rtcbridge.node.engine.port import EngineError, IceServer
 from rtcbridge.node.link import Link, LinkConfig, Outcome
+from rtcbridge.node.params import ParamError
 from rtcbridge.node.peer import SessionPeer
 
 if TYPE_CHECKING:
@@ -96,7 +100,7 @@ class Agent:
         self._link = Link(config.link, self._register, self._on_registered, self._on_message)
         self._sessions: dict[str, SessionPeer] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
-        self._unsent: deque[NodeAnswer | NodeCandidate] = deque(maxlen=_MAX_UNSENT)
+        self._unsent: deque[NodeAnswer | NodeCandidate | NodeUpdated] = deque(maxlen=_MAX_UNSENT)
         self._background: set[asyncio.Task[None]] = set()
         self._heartbeat: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -191,6 +195,7 @@ class Agent:
     def _register(self) -> Register:
         labels = {
             "model": self._worker.spec.describe(),
+            UPDATES: True,
             "host": socket.gethostname(),
             "engine": self._engine.name,
             "python": platform.python_version(),
@@ -246,6 +251,8 @@ class Agent:
                 peer = self._sessions.get(message.session)
                 if peer is not None:
                     peer.candidate(message.candidate)
+            case ToNodeUpdate():
+                self._on_update(message)
             case SessionEnd():
                 self._on_session_end(message)
             case Drain():
@@ -272,6 +279,15 @@ class Agent:
             self._sessions[offer.session] = peer
             log.info("session_opened", session=offer.session, sessions=len(self._sessions))
         peer.offer(offer.sdp, offer.params)
+
+    def _on_update(self, asked: ToNodeUpdate) -> None:
+        if (peer := self._sessions.get(asked.session)) is None:
+            self._link.send(NodeUpdated(asked.session, error="the session has ended", id=asked.id))
+            return
+        try:
+            self._send_or_keep(NodeUpdated(asked.session, dict(peer.update(asked.params)), id=asked.id))
+        except ParamError as error:
+            self._send_or_keep(NodeUpdated(asked.session, error=str(error), id=asked.id))
 
     def _refusal(self, session: str) -> str:
         """Why a new session is not taken, or ""."""
@@ -317,7 +333,7 @@ class Agent:
             self._link.send(NodeError(session, message))
             self._finish(session, message)
 
-    def _send_or_keep(self, message: NodeAnswer | NodeCandidate) -> None:
+    def _send_or_keep(self, message: NodeAnswer | NodeCandidate | NodeUpdated) -> None:
         if message.session in self._sessions and not self._link.send(cast("Struct", message)):
             self._unsent.append(message)
 

@@ -89,13 +89,18 @@ class Control:
             case unknown:
                 self._error(f"type: expected update or ping, not {str(unknown)[:50]!r}", number)
 
+    def change(self, changes: Any) -> Params:
+        """Put changed values in force, all or none, and return all that are. Raises ParamError."""
+        values = update(self._spec.params, self._get(), changes)
+        self._put(values)
+        return values
+
     def _update(self, changes: Any, number: int | str | None) -> None:
         try:
-            values = update(self._spec.params, self._get(), changes)
+            values = self.change(changes)
         except ParamError as error:
             self._error(str(error), number)
             return
-        self._put(values)
         self._reply({"type": "updated", "values": dict(values)}, number)
 
     def stats(self, fps_in: float, fps_out: float, model_ms: float, dropped: int) -> None:

@@ -13,7 +13,7 @@ import structlog
 from rtcbridge.node.control import LABEL, Control
 from rtcbridge.node.delay import AudioDelay
 from rtcbridge.node.engine.port import EngineError
-from rtcbridge.node.params import ParamError, Params, update
+from rtcbridge.node.params import ParamError, Params
 
 if TYPE_CHECKING:
     from rtcbridge.node.engine.port import (
@@ -101,10 +101,14 @@ class SessionPeer:
         """Take an offer, the first or a later one; it is answered in its turn."""
         if params:
             try:
-                self._set_params(update(self._worker.spec.params, self._mailbox.params, params))
+                self._control.change(params)
             except ParamError as error:
                 log.warning("params_refused", session=self.session, error=str(error))
         self._enqueue("offer", sdp)
+
+    def update(self, params: Mapping[str, Any]) -> Params:
+        """Change parameters of the model, as on the control channel; return all in force. Raises ParamError."""
+        return self._control.change(params)
 
     def candidate(self, candidate: Mapping[str, Any] | None) -> None:
         """Take a candidate of the client; it is added behind the offers before it."""

@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import json
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 Message = dict[str, Any]
 Behaviour = Literal["connect", "answer", "silent", "refuse"]
@@ -35,10 +36,12 @@ class Peer:
     Attributes:
         inbox: Messages that arrived and that `expect` has not taken.
         patience: Seconds that each wait takes at most.
+        subprotocols: What the handshake offers.
         code: The close code that was received or sent; None while the socket is open. 1006: without a Close frame.
     """
 
     patience = 15.0
+    subprotocols: Sequence[str] = ()
 
     def __init__(self, url: str, *, tls: ssl.SSLContext | None = None, headers: dict[str, str] | None = None) -> None:
         self.url = url
@@ -57,6 +60,7 @@ class Peer:
             self.url,
             ssl=self._tls,
             additional_headers=self._headers,
+            subprotocols=[Subprotocol(name) for name in self.subprotocols] or None,
             max_size=_LARGEST,
             compression=None,
             proxy=None,
@@ -155,7 +159,10 @@ class FakeClient(Peer):
     async def connect(self) -> None:
         """Dial and send the key; `expect("auth_success")` says whether it was accepted."""
         await super().connect()
-        await self.send("CREDENTIAL", payload={"credential": self._credential})
+        await self._present(self._credential)
+
+    async def _present(self, credential: str) -> None:
+        await self.send("CREDENTIAL", payload={"credential": credential})
 
     async def start_session(self, sdp: str = "an offer") -> str:
         """Ask for a node, wait for it, offer, and return the SDP of the answer."""
@@ -181,6 +188,7 @@ class FakeNode(Peer):
     Attributes:
         sessions: The newest offer of each session that it serves; a `connect` after a `drop` lists them.
         connected: The sessions whose media is up, as heartbeats list them.
+        updates: The parameters of each `update` that came; each is answered with `updated` and the same values.
         beating: Whether heartbeats are sent; without them the bridge soon takes the node for lost.
         epoch: What the bridge said.
     """
@@ -204,6 +212,7 @@ class FakeNode(Peer):
         self.behaviour: Behaviour = behaviour
         self.sessions: dict[str, str] = {}
         self.connected: set[str] = set()
+        self.updates: list[Message] = []
         self.beating = True
         self.epoch = 0
         self._heart: asyncio.Task[None] | None = None
@@ -238,6 +247,10 @@ class FakeNode(Peer):
             self.sessions[session] = message["sdp"]
             with contextlib.suppress(ConnectionClosed):
                 await self._offered(session)
+        elif message["type"] == "update":
+            self.updates.append(message["params"])
+            with contextlib.suppress(ConnectionClosed):
+                await self.send("updated", session=session, values=message["params"], id=message.get("id"))
         elif message["type"] == "session_end":
             self.sessions.pop(session, None)
             self.connected.discard(session)

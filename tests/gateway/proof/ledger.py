@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -126,6 +126,12 @@ class MemoryLedger:
 
     def nodes(self) -> Sequence[NodeRow]:
         return [self.disk.nodes[id] for id in sorted(self.disk.nodes)]
+
+    def take_nodes(self, pool: str, fence: int) -> Sequence[NodeRow]:
+        return [row for row in self.nodes() if row.pool == pool]
+
+    def open_among(self, names: Collection[str]) -> Mapping[str, SessionRow]:
+        return {row.id: row for row in self.open_sessions() if row.id in names}
 
     def open_sessions(self) -> Sequence[SessionRow]:
         open_ones = [row for row in self.disk.sessions.values() if row.ended is None]

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
 from rtcbridge.drivers.engine.memory_pool import Pool, Waiter
+from rtcbridge.drivers.engine.names import checked, checked_info
 from rtcbridge.ports_engine import (
     FencedError,
+    Lead,
     News,
-    NodeView,
     Packet,
     Place,
     PoolView,
@@ -59,6 +60,7 @@ class MemoryStore:
         self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
     ) -> Standing:
         """See `Store`."""
+        checked(session, exclude)
         pool = self._pool
         new = session not in pool.claims and session not in pool.waiters
         if new:
@@ -84,11 +86,14 @@ class MemoryStore:
 
     async def hold(self, session: str, node: str, epoch: int) -> bool:
         """See `Store`."""
+        checked(session, node)
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None:
             if claim.node.id != node:
                 return False
             claim.owner, claim.live, claim.orphaned = self._me, True, inf
+            if claim.node.epoch != epoch:
+                pool.wake(self._me, News.MOVED, session, claim.node)
             return True
         there = pool.nodes.get(node)
         if there is None or there.epoch != epoch or len(there.sessions) >= there.capacity:
@@ -117,7 +122,7 @@ class MemoryStore:
             waiter.away = True
             pool.line.remove(waiter.key)
         pool.serve()
-        return Place(0, pool.supply)
+        return Place(0, pool.supply, pool.cause)
 
     async def resume(self, session: str) -> Standing:
         """See `Store`."""
@@ -129,28 +134,40 @@ class MemoryStore:
         return pool.standing(session)
 
     async def node_up(
-        self, node: str, capacity: int, socket: str, sessions: Sequence[str] = (), epoch: int = 0
+        self,
+        node: str,
+        capacity: int,
+        socket: str,
+        sessions: Sequence[str] = (),
+        epoch: int = 0,
+        *,
+        open: bool = True,
+        info: str = "",
     ) -> Registered:
         """See `Store`."""
-        pool = self._pool
-        there, new = pool.register(node, capacity, socket, epoch, self._me)
-        for session in sorted(there.sessions) if new else ():
-            claim = pool.claims[session]
-            if claim.live and session not in sessions:
-                pool.leave(session)
-                pool.wake(claim.owner, News.LOST, session, there)
-        for session in sessions:
-            if session not in pool.claims and len(there.sessions) < capacity:
-                pool.leave(session)
-                pool.orphan(pool.give(session, there, "", True), self._engine.grace)
-                pool.wake(self._me, News.ORPHAN, session, there)
+        checked(node, socket, *sessions)
+        pool, info = self._pool, checked_info(info)
+        there = pool.nodes.get(node)
+        if there is None or there.socket != socket:
+            there = pool.connect(node, socket, epoch, self._me, sessions)
+            there.capacity = capacity
+            pool.adopt(there, sessions, self._engine.grace)
+        there.capacity, there.open, there.info = capacity, open, info
         pool.serve()
-        return Registered(there.epoch, sorted(there.sessions))
+        return Registered(there.epoch, {session: pool.claims[session].owner for session in there.sessions})
+
+    async def node_down(self, node: str, epoch: int) -> bool:
+        """See `Store`."""
+        there = self._pool.nodes.get(node)
+        if there is None or there.epoch != epoch:
+            return False
+        self._pool.disconnect(there)
+        return True
 
     async def node_open(self, node: str, epoch: int, open: bool) -> bool:
         """See `Store`."""
         there = self._pool.nodes.get(node)
-        if there is None or there.epoch != epoch:
+        if there is None or there.epoch != epoch or (open and not there.replica):
             return False
         there.open = open
         self._pool.serve()
@@ -162,55 +179,48 @@ class MemoryStore:
         there = pool.nodes.get(node)
         if there is None or there.epoch != epoch:
             return False
-        del pool.nodes[node]
+        pool.remove(there)
         for session in sorted(there.sessions):
             owner = pool.claims[session].owner
             pool.leave(session)
             pool.wake(owner, News.LOST, session, there)
         return True
 
-    async def lead(self) -> int:
+    async def lead(self) -> Lead:
         """See `Store`."""
         pool, now = self._pool, self._engine.hub.clock()
         valid = bool(pool.leader) and pool.until > now
         if valid and pool.leader != self._me:
-            return 0
+            return Lead(0, pool.leader)
         if not valid:
             pool.token += 1
         pool.leader, pool.until = self._me, now + self._engine.lease
-        return pool.token
+        return Lead(pool.token, self._me)
 
-    async def publish(self, token: int, supply: int) -> None:
+    async def publish(self, token: int, supply: int, cause: str = "") -> None:
         """See `Store`."""
         if token != self._pool.token:
             raise FencedError("another replica leads the pool")
-        self._pool.supply = supply
+        self._pool.supply, self._pool.cause = supply, cause
 
-    async def places(self) -> Mapping[str, int]:
+    async def places(self) -> Mapping[str, Place]:
         """See `Store`."""
-        place = {key[2]: number for number, key in enumerate(self._pool.line, start=1)}
-        mine = [session for session, waiter in self._pool.waiters.items() if waiter.owner == self._me]
-        return {session: place.get(session, 0) for session in mine}
+        pool = self._pool
+        place = {key[2]: number for number, key in enumerate(pool.line, start=1)}
+        mine = [session for session, waiter in pool.waiters.items() if waiter.owner == self._me]
+        return {session: Place(place.get(session, 0), pool.supply, pool.cause) for session in mine}
+
+    async def find(self, session: str) -> SessionView | None:
+        """See `Store`."""
+        claim = self._pool.claims.get(session)
+        return None if claim is None else claim.view(session)
 
     async def look(self) -> PoolView:
         """See `Store`."""
         pool = self._pool
         return PoolView(
-            nodes={
-                node.id: NodeView(
-                    id=node.id,
-                    capacity=node.capacity,
-                    epoch=node.epoch,
-                    open=node.open,
-                    replica=node.replica,
-                    sessions=sorted(node.sessions),
-                )
-                for node in pool.nodes.values()
-            },
-            sessions={
-                session: SessionView(id=session, node=claim.node.id, owner=claim.owner, live=claim.live)
-                for session, claim in pool.claims.items()
-            },
+            nodes={node.id: node.view() for node in pool.nodes.values()},
+            sessions={session: claim.view(session) for session, claim in pool.claims.items()},
             line=[key[2] for key in pool.line],
             away=sorted(session for session, waiter in pool.waiters.items() if waiter.away),
             replicas=sorted(self._engine.hub.engines),
@@ -288,11 +298,7 @@ class MemoryEngine:
 
     def hear(self, pool: str, wake: Wake) -> None:
         """Pass news on, unless the session has moved on since."""
-        state = self.hub.pool(pool)
-        claim = state.claims.get(wake.session)
-        there = "" if claim is None else claim.node.id
-        current = there == ("" if wake.news is News.LOST else wake.node)
-        if current and self.replica in self.hub.engines:
+        if self.replica in self.hub.engines and self.hub.pool(pool).current(wake):
             self._woken(pool, wake)
 
     async def close(self) -> None:

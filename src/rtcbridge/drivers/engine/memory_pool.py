@@ -3,16 +3,16 @@
 import asyncio
 import itertools
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from rtcbridge.ports_engine import Grant, News, Place, Standing, Wake
+from rtcbridge.ports_engine import Grant, News, NodeView, Place, SessionView, Standing, Wake
 
 
 @dataclass
 class Node:
-    """A node: its socket's id, the replica that has the socket, and who holds its slots."""
+    """A node: its socket's id, the replica that has the socket, both "" without one, and who holds its slots."""
 
     id: str
     capacity: int
@@ -20,7 +20,21 @@ class Node:
     epoch: int
     open: bool
     replica: str
+    info: str = ""
     sessions: set[str] = field(default_factory=set)
+
+    def view(self) -> NodeView:
+        """What `look` returns of it."""
+        return NodeView(
+            id=self.id,
+            capacity=self.capacity,
+            epoch=self.epoch,
+            open=self.open,
+            replica=self.replica,
+            socket=self.socket,
+            info=self.info,
+            sessions=sorted(self.sessions),
+        )
 
 
 @dataclass
@@ -31,6 +45,13 @@ class Claim:
     owner: str
     live: bool = False
     orphaned: float = inf
+
+    def view(self, session: str) -> SessionView:
+        """What `look` returns of it."""
+        node = self.node
+        return SessionView(
+            id=session, node=node.id, epoch=node.epoch, replica=node.replica, owner=self.owner, live=self.live
+        )
 
 
 @dataclass
@@ -52,23 +73,44 @@ class Pool:
         self.waiters: dict[str, Waiter] = {}
         self.line: list[tuple[float, int, str]] = []
         self.leader, self.until, self.token = "", 0.0, 0
-        self.supply = 0
+        self.supply, self.cause = 0, ""
         self.clock = clock
-        self._epochs: dict[str, int] = {}
+        self._gone = 0  # no node that has gone had a higher epoch
         self._order = itertools.count(1)
         self._wake = wake
 
     def wake(self, owner: str, news: News, session: str, node: Node) -> None:
         """Tell a replica of a session."""
         if owner:
-            self._wake(owner, Wake(news, session, node.id, node.epoch))
+            self._wake(owner, Wake(news, session, node.id, node.epoch, node.replica))
+
+    def current(self, wake: Wake) -> bool:
+        """Whether news are still so; else others follow, or nobody is left to care."""
+        node, claim = self.nodes.get(wake.node), self.claims.get(wake.session)
+        match wake.news:
+            case News.LOST:
+                return claim is None
+            case News.REPLACED:
+                return node is None or node.replica == wake.replica
+            case News.MOVED:
+                return (
+                    claim is not None
+                    and claim.node is node
+                    and (node.epoch, node.replica)
+                    == (
+                        wake.epoch,
+                        wake.replica,
+                    )
+                )
+            case _:
+                return claim is not None and claim.node is node
 
     def standing(self, session: str) -> Standing:
         """Return what a session has."""
         if (claim := self.claims.get(session)) is not None:
-            return Grant(claim.node.id, claim.node.epoch)
+            return Grant(claim.node.id, claim.node.epoch, claim.node.replica)
         waiter = self.waiters[session]
-        return Place(0 if waiter.away else self.line.index(waiter.key) + 1, self.supply)
+        return Place(0 if waiter.away else self.line.index(waiter.key) + 1, self.supply, self.cause)
 
     def key(self, session: str, rank: int, front: bool) -> tuple[float, int, str]:
         """Return where a session that comes now stands in line."""
@@ -97,9 +139,10 @@ class Pool:
         claim = self.claims[session] = Claim(node, owner, live)
         return claim
 
-    def orphan(self, claim: Claim, grace: float) -> None:
+    def orphan(self, session: str, claim: Claim, grace: float) -> None:
         """Let a slot outlive its owner for some seconds."""
         claim.owner, claim.orphaned = "", self.clock() + grace
+        self.wake(claim.node.replica, News.ORPHAN, session, claim.node)
         asyncio.get_running_loop().call_later(grace + 0.001, self.serve)
 
     def free(self, exclude: str) -> Node | None:
@@ -133,33 +176,61 @@ class Pool:
 
     def bury(self, replica: str, grace: float) -> None:
         """A replica has gone: see `pool.lua`."""
+        for node in self.nodes.values():
+            if node.replica == replica:
+                self.disconnect(node)
         for session, claim in list(self.claims.items()):
             if claim.owner == replica and claim.live:
-                self.orphan(claim, grace)
-                if claim.node.replica != replica:
-                    self.wake(claim.node.replica, News.ORPHAN, session, claim.node)
+                self.orphan(session, claim, grace)
             elif claim.owner == replica:
                 self.leave(session)
         for session, waiter in list(self.waiters.items()):
             if waiter.owner == replica:
                 self.leave(session)
-        for node in self.nodes.values():
-            if node.replica == replica:
-                node.open, node.replica = False, ""
         if self.leader == replica:
             self.leader = ""
         self.serve()
 
-    def register(self, id: str, capacity: int, socket: str, epoch: int, replica: str) -> tuple[Node, bool]:
-        """Take a node in; say whether its socket is new."""
+    def connect(self, id: str, socket: str, epoch: int, replica: str, sessions: Sequence[str]) -> Node:
+        """A node has a new socket: its live sessions that are not among these are lost, and owners are told."""
         node = self.nodes.get(id)
-        if node is not None and node.socket == socket:
-            node.open, node.replica, node.capacity = True, replica, capacity
-            return node, False
-        epoch = max(node.epoch if node else 0, epoch) + 1
-        sessions = node.sessions if node is not None else set()
-        if node is not None:
-            node.socket, node.epoch, node.open, node.replica, node.capacity = socket, epoch, True, replica, capacity
-            return node, True
-        node = self.nodes[id] = Node(id, capacity, socket, epoch, True, replica, sessions)
-        return node, True
+        if node is None:
+            node = self.nodes[id] = Node(id, 0, socket, max(self._gone, epoch) + 1, False, replica)
+            return node
+        before, node.replica, node.socket = node.replica, replica, socket
+        node.epoch = max(node.epoch, epoch) + 1
+        if before != replica:
+            self.wake(before, News.REPLACED, "", node)
+        for session in sorted(node.sessions):
+            claim = self.claims[session]
+            if claim.live and session not in sessions:
+                self.leave(session)
+                self.wake(claim.owner, News.LOST, session, node)
+        self._moved(node)
+        return node
+
+    def adopt(self, node: Node, sessions: Sequence[str], grace: float) -> None:
+        """Let sessions that a node lists, and that nobody claims, keep their slots as orphans."""
+        for session in sessions:
+            if session not in self.claims and len(node.sessions) < node.capacity:
+                self.leave(session)
+                self.orphan(session, self.give(session, node, "", True), grace)
+
+    def disconnect(self, node: Node) -> None:
+        """The socket of a node has gone."""
+        node.open, node.socket = False, ""
+        if node.replica:
+            node.replica = ""
+            self._moved(node)
+
+    def _moved(self, node: Node) -> None:
+        for session in sorted(node.sessions):
+            if owner := self.claims[session].owner:
+                self.wake(owner, News.MOVED, session, node)
+            else:
+                self.wake(node.replica, News.ORPHAN, session, node)
+
+    def remove(self, node: Node) -> None:
+        """Forget a node; its sessions are the caller's matter."""
+        del self.nodes[node.id]
+        self._gone = max(self._gone, node.epoch)

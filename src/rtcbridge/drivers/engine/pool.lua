@@ -2,7 +2,7 @@
 -- KEYS[1]: "rtcbridge:{pool}:", the prefix of all keys, so that a cluster keeps a pool on one server.
 -- ARGV: command, engine's epoch, this replica as "name|epoch", generation of its connection, then what the command takes.
 local P, cmd, me = KEYS[1], ARGV[1], ARGV[3]
-local META, NODES, FREE, SESSIONS = P .. 'meta', P .. 'nodes', P .. 'free', P .. 'sessions'
+local META, NODES, INFO, FREE, SESSIONS = P .. 'meta', P .. 'nodes', P .. 'info', P .. 'free', P .. 'sessions'
 local LINE, WAITING, AWAY, REPLICAS, ORPHANS = P .. 'line', P .. 'waiting', P .. 'away', P .. 'replicas', P .. 'orphans'
 local call = redis.call
 local STEP = 4294967296 -- between two ranks of the line; within one, the order of coming
@@ -32,7 +32,8 @@ end
 
 local function integer(number) return string.format('%.0f', number) end
 
--- nodes: "capacity|epoch|open|replica's name|replica's epoch|socket"
+-- nodes: "capacity|epoch|open|replica's name|replica's epoch|socket". The socket is "" after it has gone, when the
+-- replica is the one that had it; the replica is "|" after its death.
 local function node_of(id)
   local value = call('HGET', NODES, id)
   if not value then return nil end
@@ -42,6 +43,11 @@ local function node_of(id)
     replica = part[4] .. '|' .. part[5], socket = part[6],
   }
 end
+
+local function name_of(replica) return string.sub(replica, 1, string.find(replica, '|', 1, true) - 1) end
+
+-- The address of the replica that has a node's socket; "" if none has.
+local function replica_of(node) return node.socket == '' and '' or name_of(node.replica) end
 
 local function used(id) return call('SCARD', P .. 'node:' .. id) end
 
@@ -84,11 +90,17 @@ local function put_claim(claim)
   }, '|'))
 end
 
-local function wake(owner, news, session, node, epoch)
+local function wake(owner, news, session, node)
   if owner ~= '|' then
     local serial = call('HINCRBY', META, 'serial', 1)
-    call('XADD', P .. 'wake:' .. owner, '*', 'w', table.concat({ news, session, node, integer(epoch), serial }, '|'))
+    local text = table.concat({ news, session, node.id, integer(node.epoch), replica_of(node), serial }, '|')
+    call('XADD', P .. 'wake:' .. owner, '*', 'w', text)
   end
+end
+
+-- News of a node, to the replica that has or had its socket and would tell of it after a loss of the engine's data.
+local function wake_replica(node, news)
+  if node.replica ~= me then wake(node.replica, news, '', node) end
 end
 
 local function drop_claim(claim)
@@ -124,6 +136,32 @@ end
 local function score_of(rank) return rank * STEP + call('HINCRBY', META, 'last', 1) end
 local function front_score() return FRONT * STEP - call('HINCRBY', META, 'pushed', 1) end
 
+-- Tell of an orphan, but while owners are still coming back.
+local function tell_orphan(node, session)
+  if replica_of(node) == '' or call('HEXISTS', META, 'recover') == 1 then return end
+  wake(node.replica, 'orphan', session, node)
+end
+
+local function tell_orphans()
+  for _, session in ipairs(call('ZRANGE', ORPHANS, 0, -1)) do
+    local claim = claim_of(session)
+    local node = claim and node_of(claim.node)
+    if node then tell_orphan(node, session) end
+  end
+end
+
+-- A node has another socket, or none any more: who has a slot there is told.
+local function tell_moved(node)
+  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. node.id)) do
+    local claim = claim_of(session)
+    if claim.epoch ~= node.epoch then
+      claim.epoch = node.epoch
+      put_claim(claim)
+    end
+    if claim.owner == '|' then tell_orphan(node, session) else wake(claim.owner, 'moved', session, node) end
+  end
+end
+
 -- Milliseconds until slots are given away again.
 local function recovering()
   local until_ = call('HGET', META, 'recover')
@@ -131,6 +169,7 @@ local function recovering()
   local left = tonumber(until_) - now()
   if left > 0 then return left end
   call('HDEL', META, 'recover')
+  tell_orphans()
   return 0
 end
 
@@ -159,7 +198,7 @@ local function serve(caller)
     if node then
       drop_waiter(waiter)
       give(waiter, node)
-      if session ~= caller then wake(waiter.owner, 'granted', session, node.id, node.epoch) end
+      if session ~= caller then wake(waiter.owner, 'granted', session, node) end
     else
       at = at + 1
     end
@@ -171,6 +210,7 @@ local function serve_unless_recovering(caller)
 end
 
 local function supply() return call('HGET', META, 'supply') or '0' end
+local function cause() return call('HGET', META, 'cause') or '' end
 
 local function place_of(session)
   local rank = call('ZRANK', LINE, session)
@@ -180,10 +220,10 @@ end
 -- What a session has, with the number of the last news, so that its replica can tell older news from newer.
 local function standing(session)
   local claim, serial = claim_of(session), call('HGET', META, 'serial') or '0'
-  if claim then return { 'grant', serial, claim.node, integer(claim.epoch) } end
+  if claim then return { 'grant', serial, claim.node, integer(claim.epoch), replica_of(node_of(claim.node)) } end
   if call('HEXISTS', WAITING, session) == 1 then
     local score = call('ZSCORE', LINE, session) or call('HGET', AWAY, session)
-    return { 'place', serial, tostring(place_of(session)), supply(), score }
+    return { 'place', serial, tostring(place_of(session)), supply(), score, cause() }
   end
   return { 'none', serial }
 end
@@ -192,12 +232,21 @@ local function orphan(claim, grace)
   claim.owner = '|'
   put_claim(claim)
   call('ZADD', ORPHANS, now() + grace, claim.session)
-  local node = node_of(claim.node)
-  if node then wake(node.replica, 'orphan', claim.session, claim.node, claim.epoch) end
+  tell_orphan(node_of(claim.node), claim.session)
 end
 
 -- A replica is gone: what waits and what is reserved goes; what is live stays for a while, for another to take over.
+-- Its nodes stay, without a socket.
 local function bury(replica, grace)
+  for _, id in ipairs(call('HKEYS', NODES)) do
+    local node = node_of(id)
+    if node.replica == replica then
+      local was = replica_of(node)
+      node.open, node.replica = false, '|'
+      put_node(node)
+      if was ~= '' then tell_moved(node) end
+    end
+  end
   for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. replica)) do
     local claim, waiter = claim_of(session), waiter_of(session)
     if waiter then
@@ -207,13 +256,6 @@ local function bury(replica, grace)
       orphan(claim, grace)
     elseif claim then
       drop_claim(claim)
-    end
-  end
-  for _, id in ipairs(call('HKEYS', NODES)) do
-    local node = node_of(id)
-    if node.replica == replica then
-      node.open, node.replica = false, '|'
-      put_node(node)
     end
   end
   call('ZREM', REPLICAS, replica)
@@ -236,7 +278,7 @@ local function wipe()
   for _, replica in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do
     call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
   end
-  call('DEL', META, NODES, FREE, SESSIONS, LINE, WAITING, AWAY, REPLICAS, ORPHANS)
+  call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, REPLICAS, ORPHANS)
 end
 
 local run = {}
@@ -289,7 +331,7 @@ function run.reserve(session, rank, front, exclude, patient, at)
     local node = free_node(exclude)
     if node then
       give({ session = session, token = '', owner = me }, node)
-      return { 'grant', meta[2] or '0', node.id, integer(node.epoch) }
+      return { 'grant', meta[2] or '0', node.id, integer(node.epoch), replica_of(node) }
     end
   end
   local score
@@ -331,23 +373,23 @@ end
 
 -- Say that a session has a slot of a node: after a loss of the engine's data, or after its owner's death.
 function run.hold(session, id, epoch, live)
-  local claim, waiter = claim_of(session), waiter_of(session)
+  local claim, waiter, node = claim_of(session), waiter_of(session), node_of(id)
   if claim then
     if claim.node ~= id then return { 'ELSEWHERE' } end
+    if claim.owner ~= me then wake(claim.owner, 'taken', session, node) end
     disown(claim.owner, session)
     call('ZREM', ORPHANS, session)
     claim.owner, claim.live = me, claim.live or live == '1'
-    put_claim(claim)
-    return { 'OK', integer(claim.epoch), call('HGET', META, 'serial') or '0' }
+  else
+    if not node or node.epoch < tonumber(epoch) then return { 'NONODE' } end
+    if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end
+    if used(id) >= node.capacity then return { 'FULL' } end
+    if waiter then drop_waiter(waiter) end
+    claim = { session = session, node = id, epoch = node.epoch, live = live == '1', token = '', owner = me }
   end
-  local node = node_of(id)
-  if not node then return { 'NONODE' } end
-  if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end
-  if used(id) >= node.capacity then return { 'FULL' } end
-  if waiter then drop_waiter(waiter) end
-  put_claim({ session = session, node = id, epoch = node.epoch, live = live == '1', token = '', owner = me })
+  put_claim(claim)
   refree(node)
-  return { 'OK', integer(node.epoch), call('HGET', META, 'serial') or '0' }
+  return { 'OK', integer(node.epoch), call('HGET', META, 'serial') or '0', replica_of(node) }
 end
 
 -- `token` is another one each time: it makes a second arrival of the same call do nothing.
@@ -386,34 +428,47 @@ function run.resume(session)
   return standing(session)
 end
 
--- A node has dialled in (`fresh`), or is told again to an engine that does not know it. Sessions that it lists and
--- nobody claims yet get their slots as orphans, so that no other session does before their owners have spoken.
-function run.node(id, capacity, socket, epoch, fresh, open, grace, ...)
+-- What the epoch of a node that is not known has to be above: that of any that has gone; after a loss of the data, that
+-- of any that may still be told.
+local function unknown_epoch()
+  if call('HEXISTS', META, 'recover') == 1 then return math.floor(now() / 1000) end
+  return tonumber(call('HGET', META, 'gone') or '0')
+end
+
+-- A node has dialled in (`fresh`), or is told again to an engine that may not know it, with no socket if that has gone.
+-- Sessions that it lists and nobody claims yet get their slots as orphans, so that no other session does before their
+-- owners have spoken.
+function run.node(id, capacity, socket, epoch, fresh, open, info, grace, ...)
   local old, listed = node_of(id), {}
   epoch = tonumber(epoch)
-  if old and old.socket ~= socket and fresh ~= '1' and old.epoch >= epoch then return { 'EPOCH-OF-NODE' } end
-  local node = { id = id, capacity = tonumber(capacity), open = open == '1', replica = me, socket = socket }
-  if old and old.socket == socket then
+  if old and fresh ~= '1' and old.socket ~= socket then
+    if old.epoch > epoch or (old.epoch == epoch and socket ~= '') then
+      return { 'EPOCH-OF-NODE', integer(old.epoch), replica_of(old) }
+    end
+  end
+  local same = old and old.socket == socket
+  local node = { id = id, capacity = tonumber(capacity), epoch = epoch, replica = me, socket = socket }
+  node.open = open == '1' and socket ~= ''
+  if same then
     node.epoch = old.epoch
   elseif fresh == '1' then
-    node.epoch = math.max(old and old.epoch or 0, epoch) + 1
-  else
-    node.epoch = epoch
+    node.epoch = math.max(old and old.epoch or unknown_epoch(), epoch) + 1
   end
   for _, session in ipairs({ ... }) do listed[session] = true end
   put_node(node)
-  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. id)) do
+  call('HSET', INFO, id, info)
+  if old and not same and old.replica ~= me then
+    wake(old.replica, old.socket == '' and 'forgotten' or 'replaced', '', node)
+  end
+  for _, session in ipairs(fresh == '1' and not same and call('SMEMBERS', P .. 'node:' .. id) or {}) do
     local claim = claim_of(session)
-    if claim.live and not listed[session] and (not old or old.socket ~= socket) then
+    if claim.live and not listed[session] then
       drop_claim(claim)
-      wake(claim.owner, 'lost', session, id, claim.epoch)
-    elseif claim.epoch ~= node.epoch then
-      claim.epoch = node.epoch
-      put_claim(claim)
-      wake(claim.owner, 'moved', session, id, node.epoch)
+      wake(claim.owner, 'lost', session, node)
     end
   end
-  for session in pairs(listed) do
+  if old and (old.epoch ~= node.epoch or replica_of(old) ~= replica_of(node)) then tell_moved(node) end
+  for _, session in ipairs(same and {} or { ... }) do
     if not claim_of(session) and used(id) < node.capacity then
       local waiter = waiter_of(session)
       if waiter then drop_waiter(waiter) end
@@ -422,16 +477,32 @@ function run.node(id, capacity, socket, epoch, fresh, open, grace, ...)
   end
   refree(node)
   serve_unless_recovering('')
-  local kept = call('SMEMBERS', P .. 'node:' .. id)
-  return { 'OK', integer(node.epoch), unpack(kept) }
+  local found = { 'OK', integer(node.epoch) }
+  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. id)) do
+    found[#found + 1] = session
+    found[#found + 1] = name_of(claim_of(session).owner)
+  end
+  return found
 end
 
 function run.open(id, epoch, open)
   local node = node_of(id)
-  if not node or node.epoch ~= tonumber(epoch) then return { 'OK', '0' } end
+  if not node or node.epoch ~= tonumber(epoch) or (open == '1' and replica_of(node) == '') then return { 'OK', '0' } end
   node.open = open == '1'
   put_node(node)
+  wake_replica(node, node.open and 'opened' or 'shut')
   serve_unless_recovering('')
+  return { 'OK', '1' }
+end
+
+-- The socket of a node has gone.
+function run.down(id, epoch)
+  local node = node_of(id)
+  if not node or node.epoch ~= tonumber(epoch) then return { 'OK', '0' } end
+  local was = replica_of(node)
+  node.open, node.socket = false, ''
+  put_node(node)
+  if was ~= '' then tell_moved(node) end
   return { 'OK', '1' }
 end
 
@@ -439,11 +510,14 @@ function run.gone(id, epoch)
   local node = node_of(id)
   if not node or node.epoch ~= tonumber(epoch) then return { 'OK', '0' } end
   call('HDEL', NODES, id)
+  call('HDEL', INFO, id)
   call('ZREM', FREE, id)
+  if node.epoch > tonumber(call('HGET', META, 'gone') or '0') then call('HSET', META, 'gone', integer(node.epoch)) end
+  wake_replica(node, 'forgotten')
   for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. id)) do
     local claim = claim_of(session)
     drop_claim(claim)
-    wake(claim.owner, 'lost', session, id, claim.epoch)
+    wake(claim.owner, 'lost', session, node)
   end
   return { 'OK', '1' }
 end
@@ -452,36 +526,49 @@ end
 function run.lead(lease)
   local leader = call('HGET', META, 'leader')
   local valid = leader and tonumber(call('HGET', META, 'until')) > now()
-  if valid and leader ~= me then return { 'OK', '0' } end
+  if valid and leader ~= me then return { 'OK', '0', name_of(leader) } end
   local token = call('HGET', META, 'token') or '0'
   if not (valid and leader == me) then token = integer(math.max(tonumber(token) + 1, micros())) end
   call('HSET', META, 'leader', me, 'until', integer(now() + tonumber(lease)), 'token', token)
-  return { 'OK', token }
+  return { 'OK', token, name_of(me) }
 end
 
-function run.publish(token, slots)
+function run.publish(token, slots, why)
   if call('HGET', META, 'token') ~= token then return { 'TOKEN' } end
-  call('HSET', META, 'supply', slots)
+  call('HSET', META, 'supply', slots, 'cause', why)
   return { 'OK' }
 end
 
 function run.places()
-  local found = { 'OK' }
-  for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. me)) do
-    if call('HEXISTS', WAITING, session) == 1 then
-      found[#found + 1] = session
-      found[#found + 1] = tostring(place_of(session))
+  local found = { 'OK', supply(), cause() }
+  local function add(session)
+    found[#found + 1] = session
+    found[#found + 1] = tostring(place_of(session))
+  end
+  if call('HLEN', WAITING) < call('SCARD', P .. 'owned:' .. me) then
+    local flat, mine = call('HGETALL', WAITING), '|' .. me
+    for at = 1, #flat, 2 do
+      if string.sub(flat[at + 1], -#mine) == mine then add(flat[at]) end
+    end
+  else
+    for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. me)) do
+      if call('HEXISTS', WAITING, session) == 1 then add(session) end
     end
   end
   return found
+end
+
+function run.find(session)
+  local record = call('HGET', SESSIONS, session)
+  return { 'OK', record, record and replica_of(node_of(claim_of(session).node)) }
 end
 
 function run.look()
   local leader = call('HGET', META, 'leader')
   if leader and tonumber(call('HGET', META, 'until')) <= now() then leader = nil end
   return {
-    'OK', call('HGETALL', NODES), call('HGETALL', SESSIONS), call('ZRANGE', LINE, 0, -1), call('HKEYS', AWAY),
-    call('ZRANGE', REPLICAS, 0, -1), leader or '', supply(), integer(recovering()),
+    'OK', call('HGETALL', NODES), call('HGETALL', INFO), call('HGETALL', SESSIONS), call('ZRANGE', LINE, 0, -1),
+    call('HKEYS', AWAY), call('ZRANGE', REPLICAS, 0, -1), leader or '', supply(), integer(recovering()),
   }
 end
 

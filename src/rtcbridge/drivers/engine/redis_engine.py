@@ -10,6 +10,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from rtcbridge.drivers.engine.names import checked
 from rtcbridge.drivers.engine.pipe import BACKOFF, Connector, Pipe, PipeDownError
 from rtcbridge.drivers.engine.redis_bus import INBOX_LIFE, RedisBus, inbox
 from rtcbridge.drivers.engine.redis_store import SCRIPT, RedisStore
@@ -44,6 +45,7 @@ class RedisEngine:
         patience: float = 5.0,
         silence: float = 1.0,
     ) -> None:
+        checked(name)
         self.url, self.patience = url, patience
         self.replica = f"{name}.{secrets.token_hex(6)}"
         self.lease_ms, self.grace_ms = int(lease * 1000), int(grace * 1000)
@@ -99,7 +101,7 @@ class RedisEngine:
                     await store.script("leave", self.grace_ms)
                 await self.pipe.call("DEL", inbox(self.replica))
         for store in self._stores.values():
-            store.close()
+            store.telling.close()
         self.bus.close()
         await self._reader.close()
         await self.pipe.close()
@@ -111,7 +113,7 @@ class RedisEngine:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for store in self._stores.values():
-            store.close()
+            store.telling.close()
         self.bus.close()
         await self._reader.close()
         await self.pipe.close()
@@ -133,7 +135,7 @@ class RedisEngine:
             self._positions.pop(key, None)
         await self.pipe.call("PEXPIRE", key, INBOX_LIFE)
         for store in list(self._stores.values()):
-            await store.attach(server, f"{server}.{self.replica}.{self.generation}")
+            await store.telling.attach(server, f"{server}.{self.replica}.{self.generation}")
         if before != [(store.epoch, store.me) for store in self._stores.values()]:
             self._reader.restart()
         asyncio.get_running_loop().call_soon(self.bus.connected)

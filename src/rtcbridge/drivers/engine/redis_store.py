@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from rtcbridge.drivers.engine.mirror import Mirror, NodeHere
+from rtcbridge.drivers.engine.mirror import Mirror, NodeHere, Rumour, about_node, parse_rumour
+from rtcbridge.drivers.engine.names import checked, checked_info
 from rtcbridge.drivers.engine.pipe import BACKOFF, PipeDownError
+from rtcbridge.drivers.engine.redis_telling import Telling, node_arguments
+from rtcbridge.drivers.engine.redis_views import pairs, places, pool_view, session_view
 from rtcbridge.ports_engine import (
     EngineAwayError,
     EngineError,
     FencedError,
     Grant,
+    Lead,
     News,
-    NodeView,
     Place,
     PoolView,
     Registered,
@@ -43,13 +46,6 @@ def prefix(pool: str) -> str:
     return f"rtcbridge:{{{pool}}}:"
 
 
-def checked(*names: str) -> None:
-    """Raise ValueError for a name that the engine's records cannot hold."""
-    for name in names:
-        if "|" in name or len(name) > 256:
-            raise ValueError(f"not a name for the engine: {name[:40]!r}")
-
-
 class RedisStore:
     """The store of one pool. `me` is this replica with its epoch, as `name|epoch`; "" before it has joined."""
 
@@ -58,12 +54,9 @@ class RedisStore:
         self.pool, self.prefix = pool, prefix(pool)
         self.epoch = self.me = ""
         self.mirror = Mirror()
+        self.telling = Telling(self, engine)
         self._engine = engine
         self._tokens = itertools.count(1)
-        self._late: asyncio.Task[None] | None = None
-        self._missing: set[str] = set()  # sessions whose slot the engine does not know yet: their calls wait
-        self._untold = False  # nor has it been told of any since it lost its data
-        self._told = asyncio.Event()
 
     # --- calls ---
 
@@ -79,9 +72,8 @@ class RedisStore:
             async with asyncio.timeout(engine.patience):
                 while True:
                     await engine.pipe.up.wait()
-                    while command in _OF_A_SLOT and arguments[0] in self._missing:
-                        self._told.clear()
-                        await self._told.wait()
+                    if self.telling.missing and command in _OF_A_SLOT:
+                        await self.telling.of(arguments[0])
                     try:
                         answer = await self.script(command, *arguments)
                     except NoScriptError:
@@ -102,25 +94,24 @@ class RedisStore:
             raise EngineError(f"engine {engine.url}: {error}") from None
 
     @contextmanager
-    def _calling(self, session: str) -> "Iterator[None]":
-        checked(session)
-        self.mirror.begin(session)
+    def _calling(self, subject: str) -> "Iterator[None]":
+        """A call of a session, or of a node by `about_node`, is under way."""
+        self.mirror.begin(subject)
         try:
             yield
         finally:
-            for wake in self.mirror.end(session):
-                self._engine.woken(self.pool, wake)
+            self._pass(self.mirror.end(subject))
 
     def _standing(self, session: str, answer: list[Any], rank: int = 0, exclude: str = "") -> Standing:
         serial = int(answer[1])
         if answer[0] == b"grant":
-            standing: Standing = Grant(answer[2].decode(), int(answer[3]))
+            standing: Standing = Grant(answer[2].decode(), int(answer[3]), answer[4].decode())
             self.mirror.settle(session, standing, serial, rank, exclude, "")
             return standing
         if answer[0] == b"none":
             self.mirror.forget(session)
             raise KeyError(session)
-        place = Place(int(answer[2]), int(answer[3]))
+        place = Place(int(answer[2]), int(answer[3]), answer[5].decode())
         if answer[0] == b"out":
             self.mirror.forget(session)
             return place
@@ -136,7 +127,7 @@ class RedisStore:
         self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
     ) -> Standing:
         """See `Store`."""
-        checked(exclude)
+        checked(session, exclude)
         with self._calling(session):
             self.mirror.releasing.discard(session)
             answer = await self.call("reserve", session, rank, int(front), exclude, int(patient), "")
@@ -144,6 +135,7 @@ class RedisStore:
 
     async def release(self, session: str) -> bool:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             self.mirror.forget(session)
             self.mirror.releasing.add(session)
@@ -153,6 +145,7 @@ class RedisStore:
 
     async def begin(self, session: str) -> bool:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             if (held := self.mirror.held.get(session)) is not None:
                 held.live = True
@@ -160,23 +153,28 @@ class RedisStore:
 
     async def hold(self, session: str, node: str, epoch: int) -> bool:
         """See `Store`."""
-        checked(node)
+        checked(session, node)
         with self._calling(session):
             answer = await self.call("hold", session, node, epoch, 1)
             if answer[0] != b"OK":
                 return False
-            self.mirror.settle(session, Grant(node, int(answer[1])), int(answer[2]), 0, "", "")
+            grant, serial = Grant(node, int(answer[1]), answer[3].decode()), int(answer[2])
+            self.mirror.settle(session, grant, serial, 0, "", "")
             self.mirror.held[session].live = True
+            if grant.epoch != epoch:
+                self._pass([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
             return True
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             token = f"{self._engine.replica}.{next(self._tokens)}"
             return self._standing(session, await self.call("yield", session, rank, token), rank)
 
     async def suspend(self, session: str) -> Place:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             standing = self._standing(session, await self.call("suspend", session))
             if isinstance(standing, Grant):
@@ -185,179 +183,91 @@ class RedisStore:
 
     async def resume(self, session: str) -> Standing:
         """See `Store`."""
+        checked(session)
         with self._calling(session):
             return self._standing(session, await self.call("resume", session))
 
     # --- nodes ---
 
     async def node_up(
-        self, node: str, capacity: int, socket: str, sessions: Sequence[str] = (), epoch: int = 0
+        self,
+        node: str,
+        capacity: int,
+        socket: str,
+        sessions: Sequence[str] = (),
+        epoch: int = 0,
+        *,
+        open: bool = True,
+        info: str = "",
     ) -> Registered:
         """See `Store`."""
         checked(node, socket, *sessions)
-        grace = self._engine.grace_ms
-        answer = await self.call("node", node, capacity, socket, epoch, 1, 1, grace, *sessions)
-        registered = Registered(int(answer[1]), [each.decode() for each in answer[2:]])
-        self.mirror.nodes[node] = NodeHere(capacity, socket, registered.epoch, True, list(sessions))
-        return registered
+        here = NodeHere(capacity, socket, epoch, open, checked_info(info), list(sessions))
+        with self._calling(about_node(node)):
+            answer = await self.call("node", node, *node_arguments(here, 1, self._engine.grace_ms))
+            here.epoch = int(answer[1])
+            self.mirror.nodes[node] = here
+        return Registered(here.epoch, dict(pairs(answer[2:])))
+
+    async def node_down(self, node: str, epoch: int) -> bool:
+        """See `Store`."""
+        if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch:
+            here.open, here.socket = False, ""
+        with self._calling(about_node(node)):
+            return bool((await self.call("down", node, epoch))[1] == b"1")
 
     async def node_open(self, node: str, epoch: int, open: bool) -> bool:
         """See `Store`."""
-        if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch:
+        if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch and here.socket:
             here.open = open
-        return bool((await self.call("open", node, epoch, int(open)))[1] == b"1")
+        with self._calling(about_node(node)):
+            return bool((await self.call("open", node, epoch, int(open)))[1] == b"1")
 
     async def node_gone(self, node: str, epoch: int) -> bool:
         """See `Store`."""
         if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch:
             del self.mirror.nodes[node]
-        return bool((await self.call("gone", node, epoch))[1] == b"1")
+        with self._calling(about_node(node)):
+            return bool((await self.call("gone", node, epoch))[1] == b"1")
 
     # --- the leader ---
 
-    async def lead(self) -> int:
+    async def lead(self) -> Lead:
         """See `Store`."""
-        return int((await self.call("lead", self._engine.lease_ms))[1])
+        _, token, leader = await self.call("lead", self._engine.lease_ms)
+        return Lead(int(token), leader.decode())
 
-    async def publish(self, token: int, supply: int) -> None:
+    async def publish(self, token: int, supply: int, cause: str = "") -> None:
         """See `Store`."""
-        if (await self.call("publish", token, supply))[0] != b"OK":
+        if (await self.call("publish", token, supply, cause))[0] != b"OK":
             raise FencedError(f"another replica leads the pool {self.pool}")
 
     # --- read-outs ---
 
-    async def places(self) -> Mapping[str, int]:
+    async def places(self) -> Mapping[str, Place]:
         """See `Store`."""
-        _, *found = await self.call("places")
-        return {session.decode(): int(place) for session, place in zip(found[::2], found[1::2], strict=True)}
+        _, supply, cause, *found = await self.call("places")
+        return places(int(supply), cause.decode(), found)
+
+    async def find(self, session: str) -> SessionView | None:
+        """See `Store`."""
+        checked(session)
+        found = await self.call("find", session)
+        return session_view(session, found[1].decode(), found[2].decode()) if len(found) > 1 and found[1] else None
 
     async def look(self) -> PoolView:
         """See `Store`."""
-        return _view((await self.call("look"))[1:])
-
-    # --- joining, and saying again what is held ---
-
-    async def attach(self, server: str, fresh: str) -> None:
-        """Join over a new connection. What this replica holds is said again if the engine has forgotten it."""
-        engine, before = self._engine, (self.epoch, self.me)
-        if not self.me:
-            self.me = f"{engine.replica}|"
-        answer = await self.script("attach", server, engine.lease_ms, engine.grace_ms, fresh)
-        if answer[0] != b"OK":
-            raise PipeDownError("an older connection of this replica")
-        self.epoch, self.me, left = answer[1].decode(), answer[2].decode(), int(answer[3])
-        for session in list(self.mirror.releasing):
-            await self.script("release", session)
-            self.mirror.releasing.discard(session)
-        if before[0] and before != (self.epoch, self.me):
-            self._untold = True
-        if self._untold or self._missing:
-            await self._tell(asyncio.get_running_loop().time() + left / 1000)
-            self._untold = False
-
-    async def _tell(self, until: float) -> None:
-        mirror = self.mirror
-        for id, node in list(mirror.nodes.items()):
-            grace = self._engine.grace_ms
-            answer = await self.script(
-                "node", id, node.capacity, node.socket, node.epoch, 0, int(node.open), grace, *node.sessions
-            )
-            if answer[0] != b"OK":
-                mirror.nodes.pop(id, None)
-        self._missing = {session for session in list(mirror.held) if not await self._tell_held(session)}
-        for session, waiting in sorted(mirror.waiting.items(), key=lambda each: float(each[1].score)):
-            answer = await self.script("reserve", session, waiting.rank, 0, waiting.exclude, 1, waiting.score)
-            if waiting.suspended:
-                answer = await self.script("suspend", session)
-            waiting.serial = 0
-            if answer[0] == b"grant":
-                self._pass(Wake(News.GRANTED, session, answer[2].decode(), int(answer[3])), int(answer[1]) + 1)
-        self.close()
-        self._told.set()
-        if self._missing:
-            self._late = asyncio.create_task(self._tell_late(until))
-
-    async def _tell_held(self, session: str) -> bool:
-        """Say that a session has its slot; false if its node is not known yet."""
-        held = self.mirror.held.get(session)
-        if held is None:
-            return True
-        answer = await self.script("hold", session, held.node, held.epoch, int(held.live))
-        if answer[0] == b"NONODE":
-            return False
-        if answer[0] != b"OK":
-            held.serial = 0
-            self._pass(Wake(News.LOST, session, held.node), 1)
-            return True
-        held.epoch, held.serial = int(answer[1]), int(answer[2])
-        return True
-
-    async def _tell_late(self, until: float) -> None:
-        """Go on saying it, since a node may be known to another replica that comes later."""
-        loop = asyncio.get_running_loop()
-        while self._missing and loop.time() < until:
-            await asyncio.sleep(BACKOFF)
-            try:
-                for session in list(self._missing):
-                    if await self._tell_held(session):
-                        self._missing.discard(session)
-            except (PipeDownError, ResponseError):
-                return  # the next connection begins with all of it
-            self._told.set()
-        for session in self._missing:
-            if (held := self.mirror.held.get(session)) is not None:
-                held.serial = 0
-                self._pass(Wake(News.LOST, session, held.node), 1)
-        self._missing.clear()
-        self._told.set()
-
-    def close(self) -> None:
-        """Say no more."""
-        if self._late is not None:
-            self._late.cancel()
+        return pool_view((await self.call("look"))[1:])
 
     def hear(self, data: bytes) -> None:
         """Take news from this replica's stream."""
-        news, session, node, epoch, serial = data.decode().split("|")
-        moved = news == "moved"
-        wake = Wake(News.GRANTED if moved else News(news), session, node, int(epoch))
-        self._pass(wake, int(serial), moved)
+        self.take(parse_rumour(data.decode()))
 
-    def _pass(self, wake: Wake, serial: int, moved: bool = False) -> None:
-        for each in self.mirror.take(wake, moved, serial):
-            self._engine.woken(self.pool, each)
+    def take(self, rumour: Rumour) -> None:
+        """Take news, and pass on what is new to this replica."""
+        self._pass(self.mirror.take(rumour))
 
-
-def _pairs(flat: list[bytes]) -> list[tuple[str, str]]:
-    return [(key.decode(), value.decode()) for key, value in zip(flat[::2], flat[1::2], strict=True)]
-
-
-def _view(parts: list[Any]) -> PoolView:
-    """The pool as the script `look` tells it."""
-    sessions = {}
-    by_node: dict[str, list[str]] = {}
-    for session, text in _pairs(parts[1]):
-        node, _, live, _, owner, _ = text.split("|")
-        sessions[session] = SessionView(id=session, node=node, owner=owner, live=live == "1")
-        by_node.setdefault(node, []).append(session)
-    nodes = {}
-    for node, text in _pairs(parts[0]):
-        capacity, epoch, is_open, replica, _, _ = text.split("|")
-        nodes[node] = NodeView(
-            id=node,
-            capacity=int(capacity),
-            epoch=int(epoch),
-            open=is_open == "1",
-            replica=replica,
-            sessions=sorted(by_node.get(node, ())),
-        )
-    return PoolView(
-        nodes=nodes,
-        sessions=sessions,
-        line=[each.decode() for each in parts[2]],
-        away=sorted(each.decode() for each in parts[3]),
-        replicas=sorted(each.decode().partition("|")[0] for each in parts[4]),
-        leader=parts[5].decode().partition("|")[0],
-        supply=int(parts[6]),
-        recovering=int(parts[7]) / 1000,
-    )
+    def _pass(self, wakes: Sequence[Wake]) -> None:
+        """In a turn of their own, so that whoever waits for an answer has it before news that are newer."""
+        for wake in wakes:
+            asyncio.get_running_loop().call_soon(self._engine.woken, self.pool, wake)

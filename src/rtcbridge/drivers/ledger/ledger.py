@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -114,6 +114,11 @@ class LedgerReader:
             query = query.where(sessions.c.pool == pool)
         return [SessionRow(**row) for row in self._database.read(query)]
 
+    def open_among(self, names: Collection[str]) -> Mapping[str, SessionRow]:
+        """Return those of these sessions that started and did not end, by id. Raises LedgerError."""
+        query = sa.select(sessions).where(sessions.c.id.in_(list(names)), sessions.c.ended.is_(None))
+        return {row["id"]: SessionRow(**row) for row in self._database.read(query)} if names else {}
+
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first. Raises LedgerError."""
         query = sa.select(sessions).where(sessions.c.project != "").order_by(sessions.c.started.desc()).limit(limit)
@@ -144,6 +149,16 @@ class SessionLedger(LedgerReader):
     async def save_node(self, row: NodeRow) -> None:
         """Write one node; durable when it returns. Raises LedgerError."""
         await self._written(nodes={row.id: row})
+
+    def take_nodes(self, pool: str, fence: int) -> Sequence[NodeRow]:
+        """Return the nodes of a pool; a lower fence writes none of them from now on. Raises LedgerError."""
+        mine = sa.and_(nodes.c.pool == pool, nodes.c.fence < fence)
+        try:
+            with self._database.engine.begin() as connection:
+                connection.execute(nodes.update().where(mine).values(fence=fence))
+        except sa.exc.DBAPIError as error:
+            raise self._database.error(error) from None
+        return [row for row in self.nodes() if row.pool == pool]
 
     async def delete_node(self, node: str) -> None:
         """Forget one node; durable when it returns. Raises LedgerError."""

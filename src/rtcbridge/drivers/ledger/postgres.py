@@ -132,8 +132,11 @@ class PostgresDatabase(Database):
         connection.exec_driver_sql(f"NOTIFY {CHANNEL}")
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[Callable[[str], None]]:
-        """Hold the right to run the one bridge on this store: an advisory lock, on a connection that is kept up.
+    def hold(self, *, shared: bool = False) -> Iterator[Callable[[str], None]]:
+        """Hold the right to run a bridge on this store: an advisory lock, on a connection that is kept up.
+
+        Args:
+            shared: for one of several bridges that share an engine; else it is the only one.
 
         Yields:
             A function that stores what `holder` then returns.
@@ -141,16 +144,18 @@ class PostgresDatabase(Database):
         Raises:
             LedgerError: another bridge has it.
         """
-        hold = Hold(self.connect, self.name, _BRIDGE_LOCK)
+        hold = Hold(self.connect, self.name, _BRIDGE_LOCK, shared=shared)
         try:
             hold.start()
         except psycopg.Error as error:
             raise self.error(error) from None
         self._hold = hold
         try:
-            self._announce("")  # what a bridge that was killed has left
+            if not shared:
+                self._announce("")  # what a bridge that was killed has left
             yield self._announce
-            self._announce("")
+            if not shared:
+                self._announce("")
         finally:
             self._hold = None
             hold.close()

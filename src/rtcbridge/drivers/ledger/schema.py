@@ -41,6 +41,7 @@ nodes = sa.Table(
     sa.Column("reason", sa.String, nullable=False),
     sa.Column("labels", sa.String, nullable=False),
     sa.Column("ordered", sa.String, nullable=False, server_default=""),
+    sa.Column("fence", sa.BigInteger, nullable=False, server_default="0"),
 )
 
 overrides = sa.Table(

@@ -34,7 +34,7 @@ class Statements:
 
     def __init__(self, database: Database) -> None:
         """Compile them for a store."""
-        self.save_node = Statement(database, _upsert(database, nodes, "id"))
+        self.save_node = Statement(database, _upsert(database, nodes, "id", fence="fence"))
         self.delete_node = Statement(database, nodes.delete().where(nodes.c.id == sa.bindparam("node")))
         self.save_override = Statement(database, _upsert(database, overrides, "pool"))
         self.delete_override = Statement(database, overrides.delete().where(overrides.c.pool == sa.bindparam("name")))
@@ -42,11 +42,13 @@ class Statements:
         self.end_session = Statement(database, _end(database))
 
 
-def _upsert(database: Database, table: sa.Table, key: str) -> sa.Insert:
-    """Insert rows of a table; those that are there have all their columns replaced."""
+def _upsert(database: Database, table: sa.Table, key: str, fence: str = "") -> sa.Insert:
+    """Insert rows of a table; those that are there have all their columns replaced, unless their fence is higher."""
     new = database.insert(table)
     moved: Iterable[str] = (column.name for column in table.c if column.name != key)
-    return new.on_conflict_do_update(index_elements=[key], set_={name: new.excluded[name] for name in moved})
+    changes = {name: new.excluded[name] for name in moved}
+    where = table.c[fence] <= new.excluded[fence] if fence else None
+    return new.on_conflict_do_update(index_elements=[key], set_=changes, where=where)
 
 
 def _start(database: Database) -> sa.Insert:

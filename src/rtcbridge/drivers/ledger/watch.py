@@ -162,10 +162,11 @@ class Hold(Watch):
 
     _WAIT = 3.0  # seconds that the server may need to notice that the last holder was killed
 
-    def __init__(self, connect: Connect, name: str, lock: tuple[int, int]) -> None:
-        """Keep which lock to take."""
+    def __init__(self, connect: Connect, name: str, lock: tuple[int, int], *, shared: bool = False) -> None:
+        """Keep which lock to take, and whether others may have it too that say the same."""
         super().__init__(connect, name)
         self._lock = lock
+        self._function = "pg_try_advisory_lock_shared" if shared else "pg_try_advisory_lock"
         self.is_held = False
 
     def _begin(self, connection: psycopg.Connection[Any]) -> None:
@@ -183,5 +184,5 @@ class Hold(Watch):
         self.is_held = False
 
     def _try(self, connection: psycopg.Connection[Any]) -> bool:
-        found = connection.execute("SELECT pg_try_advisory_lock(%s, %s)", self._lock).fetchone()
+        found = connection.execute(f"SELECT {self._function}(%s, %s)", self._lock).fetchone()
         return bool(found and found[0])

@@ -1,0 +1,445 @@
+"""The bridge of a replica: sessions of its own clients, and messages for those of others."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+import structlog
+
+from rtcbridge.config import Config
+from rtcbridge.core import messages
+from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.events import Acquire, Cancelled, End, Event, Reassign, Resume, Source, Stay, Suspend, Yield
+from rtcbridge.core.node import Node
+from rtcbridge.core.pool import Pool
+from rtcbridge.core.pools import Pools
+from rtcbridge.core.projects import Projects
+from rtcbridge.core.session import Session, State
+from rtcbridge.core.spec import PoolSpec
+from rtcbridge.gateway.bridge import Bridge, Entry
+from rtcbridge.gateway.links import Link, Way
+from rtcbridge.gateway.nodes import confirm, relay
+from rtcbridge.gateway.shared.pool import SharedPool
+from rtcbridge.gateway.shared.routes import Route
+from rtcbridge.gateway.shared.wire import (
+    BACK,
+    CONTROL,
+    FROM_NODE,
+    TO_NODE,
+    Ask,
+    Control,
+    CutNode,
+    DrainNode,
+    Look,
+    MediaIsUp,
+    Verdict,
+    decode_control,
+    encode_control,
+)
+from rtcbridge.gateway.timers import TimerWheel
+from rtcbridge.ports import Authenticator, Ledger, LedgerError, SessionRow
+from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
+
+log = structlog.get_logger(__name__)
+
+_POLL = 0.2  # seconds between looks at the places of those that wait
+_ASK = 1.0  # seconds that a leader has to answer before it is asked again
+_SET_UP = frozenset(
+    {State.ASKED, State.RESERVED, State.CLAIMING, State.OFFERED, State.RETRYING, State.REOFFERED, State.ANSWERED}
+)
+_LOOK = 0.05  # seconds between looks whether those have come to their end
+_RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
+_LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
+_SESSION_END = b'{"type":"session_end"'
+
+
+class Guest(msgspec.Struct):
+    """A session of another replica, on a node whose socket is here. `owner` is "" while nobody has spoken for it."""
+
+    owner: str
+    node: str
+
+
+class SharedBridge(Bridge):
+    """See `Bridge`; the pools are shared through an engine.
+
+    Args:
+        engine: What the replicas share.
+
+    Attributes:
+        guests: Sessions of other replicas with a node here.
+        leaders: The replica that leads each pool, as far as it is known.
+        tokens: Of the pools that this replica leads, by pool.
+        judge: Says whether a node may register; the reconciler's, where this replica leads.
+        look: Has the plan of a pool made anew; the same.
+    """
+
+    pools: Pools
+
+    def __init__(
+        self,
+        config: Config,
+        auth: Authenticator,
+        ledger: Ledger,
+        wheel: TimerWheel,
+        clock: Callable[[], float],
+        engine: Engine,
+    ) -> None:
+        ranks = {project.id: project.priority for project in config.project_specs()}
+
+        def make(spec: PoolSpec, projects: Projects | None, stirred: Callable[[str], object]) -> Pool:
+            return SharedPool(spec, stirred, engine.store(spec.name), ranks)
+
+        super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
+        self.engine = engine
+        self.guests: dict[str, Guest] = {}
+        self.leaders: dict[str, str] = {}
+        self.tokens: dict[str, int] = {}
+        self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
+        self.look: Callable[[Look], object] = lambda look: None
+        self._led = asyncio.Condition()
+        self._asked: dict[int, asyncio.Future[Verdict]] = {}
+        self._numbers = itertools.count(1)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._polling: set[str] = set()
+        for pool in self.shared_pools():
+            pool.arrived = self.settle
+            pool.nudge = self.nudge
+
+    @property
+    def me(self) -> str:
+        """The address of this replica."""
+        return self.engine.bus.address
+
+    def shared_pools(self) -> Iterator[SharedPool]:
+        """The pools, as what they are here."""
+        for pool in self.pools.values():
+            assert isinstance(pool, SharedPool)
+            yield pool
+
+    def shared_pool(self, name: str) -> SharedPool:
+        """One of them. Raises KeyError."""
+        pool = self.pools[name]
+        assert isinstance(pool, SharedPool)
+        return pool
+
+    def takes_updates(self, node: str) -> bool:
+        """See `Bridge`; of a node that is elsewhere it is not known, and it refuses what it does not know."""
+        return node not in self.nodes or super().takes_updates(node)
+
+    def leads(self, pool: str) -> bool:
+        """See `Bridge`."""
+        return pool in self.tokens
+
+    def fence(self, pool: str) -> int:
+        """See `Bridge`."""
+        return self.tokens.get(pool, 0)
+
+    def take_in(self, pool: Pool, node: Node) -> None:
+        """Take in a node of a pool that this replica leads; its socket may be anywhere."""
+        pool.add(node)
+        self.nodes[node.id] = (pool, node)
+
+    def add_node(self, pool: Pool, node: Node) -> Link:
+        """See `Bridge`; the link that is returned leads nowhere."""
+        self.take_in(pool, node)
+        return Link(node.id, 0)
+
+    def drop_node(self, node: Node) -> None:
+        """See `Bridge`; the end of the leader's round closes its socket."""
+        self.nodes.pop(node.id, None)
+
+    def restore(self) -> None:
+        """Nodes are the leader's to restore; sessions, those of whoever has their node."""
+        self._poll_keys()
+
+    async def join(self) -> None:
+        """Join the other replicas. Raises EngineError."""
+        await self.engine.start(list(self.pools), self.woken, self.received)
+
+    async def wait_led(self) -> None:
+        """Wait until every pool is led by somebody. Raises EngineError."""
+        try:
+            async with asyncio.timeout(_LED):
+                for name in self.pools:
+                    await self.leader(name)
+        except TimeoutError:
+            raise EngineError("no bridge leads the pools: is every bridge started with the same pools?") from None
+
+    async def wait_set_up(self, patience: float) -> None:
+        """Wait until no session is on its way to its media, or for so many seconds."""
+        for _ in range(round(patience / _LOOK)):
+            if not any(entry.session.state in _SET_UP for entry in self.sessions.values()):
+                return
+            await asyncio.sleep(_LOOK)
+
+    async def part(self) -> None:
+        """Leave the other replicas."""
+        for pool in self.shared_pools():
+            await pool.calls.close(1.0)
+        for task in self._tasks:
+            task.cancel()
+        await self.engine.close()
+
+    def do(self, what: Coroutine[Any, Any, None]) -> None:
+        """Do something in the background."""
+        task = asyncio.create_task(what)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- what a client says while the engine is asked ---
+
+    def _acquire(self, entry: Entry, effect: Acquire, now: float) -> None:
+        super()._acquire(entry, effect, now)
+        self._hold_back(entry)
+
+    def _ask(self, entry: Entry, effect: Stay | Yield | Suspend | Resume | Reassign, now: float) -> None:
+        super()._ask(entry, effect, now)
+        self._hold_back(entry)
+
+    def _end(self, entry: Entry, effect: End, now: float) -> None:
+        super()._end(entry, effect, now)
+        if effect.rejoin and entry.client is not None and entry.client.entry is not None:
+            self._hold_back(entry.client.entry)
+
+    @staticmethod
+    def _hold_back(entry: Entry) -> None:
+        """Let what the client says next wait for the engine's answer, as it would for that of a pool in memory."""
+        if entry.session.state is State.ASKED and entry.early is None:
+            entry.early = []
+
+    def deliver(self, entry: Entry, source: Source, event: Event) -> None:
+        """See `Bridge`."""
+        super().deliver(entry, source, event)
+        if entry.early is not None and entry.session.state is not State.ASKED:
+            early, entry.early = entry.early, None
+            for message in early:
+                message()
+
+    # --- from sessions to nodes ---
+
+    def way(self, entry: Entry, node: str) -> Way | None:
+        """The node's link if that is here, else a way that leads there."""
+        pool = entry.pool
+        assert isinstance(pool, SharedPool)
+        route = entry.route
+        if route is None or route.node != node:
+            route = Route(entry.session.id, node, self.engine.bus, self.links.get, self.config.server.node_outbox)
+            entry.route = route
+            if (grant := pool.grants.get(entry.session.id)) is not None and grant.node == node:
+                route.move(grant.replica, grant.epoch)
+        return route.link or route
+
+    def _begin(self, entry: Entry, node: str, now: float) -> None:
+        pool = entry.pool
+        assert isinstance(pool, SharedPool)
+        super()._begin(entry, node, now)
+        self.way(entry, node)
+        assert entry.route is not None
+        if entry.route.replica:  # else the node does not list it when it is back, and that is no loss
+            pool.begun(entry.session.id)
+
+    def _end_on_node(self, entry: Entry, reason: str) -> None:
+        session = entry.session
+        if entry.route is not None and entry.route.node == session.node and entry.route.replica:
+            entry.route.send(messages.encode(messages.SessionEnd(session.id, reason)))
+        self.engine.bus.forget(session.id)
+
+    def moved(self, pool: SharedPool, node: str, replica: str, epoch: int, session: str = "") -> None:
+        """A node has a socket at this replica now, or at none: tell the ways of its sessions here."""
+        for id in [session] if session else list(pool.on_node.get(node, ())):
+            if (grant := pool.grants.get(id)) is not None:
+                pool.grants[id] = Grant(node, epoch, replica)
+            entry = self.sessions.get(id)
+            if grant is None or entry is None or entry.route is None or entry.route.node != node:
+                continue
+            if epoch >= entry.route.epoch:
+                if replica and entry.begun:
+                    pool.begun(id)
+                entry.route.move(replica, epoch)
+                entry.link = self.way(entry, node) if entry.session.relaying else None
+
+    # --- what the engine brings ---
+
+    def woken(self, name: str, wake: Wake) -> None:
+        """Take news from the engine."""
+        pool = self.shared_pool(name)
+        match wake.news:
+            case News.GRANTED:
+                pool.granted(wake.session, Grant(wake.node, wake.epoch, wake.replica))
+            case News.LOST:
+                pool.lost(wake.session)
+            case News.MOVED:
+                self.moved(pool, wake.node, wake.replica, wake.epoch, wake.session)
+            case News.ORPHAN:
+                self.do(self._adopt_orphan(pool, wake))
+            case News.REPLACED:
+                if (link := self.links.get(wake.node)) is not None and link.epoch < wake.epoch:
+                    link.cut(CloseCode.POLICY, "replaced by a newer connection")
+
+    def received(self, origin: str, packet: Packet) -> None:
+        """Take a message from another replica."""
+        kind, rest = packet.direction[0], packet.direction[1:]
+        if kind == CONTROL:
+            self._control(origin, decode_control(packet.data))
+        elif kind == TO_NODE:
+            self._to_node(origin, rest.partition("|")[0], packet)
+        elif kind == FROM_NODE:
+            self._from_node(packet.session, rest, packet.data)
+        elif kind == BACK and (entry := self.sessions.get(packet.session)) is not None and entry.route is not None:
+            entry.route.came_back(packet.term, packet.data)
+
+    def _to_node(self, owner: str, node: str, packet: Packet) -> None:
+        session, data = packet.session, packet.data
+        link = self.links.get(node)
+        if link is None:
+            self.engine.bus.send(owner, session, f"{BACK}{node}|{self.me}", data, term=packet.term)
+            return
+        self.guests[session] = Guest(owner, node)
+        link.send(data)
+        if data.startswith(_SESSION_END):
+            del self.guests[session]
+            self.engine.bus.forget(session)
+
+    def _from_node(self, session: str, node: str, data: bytes) -> None:
+        entry = self.sessions.get(session)
+        if entry is None or entry.session.node != node:
+            return
+        if (candidate := messages.node_candidate_text(data)) is not None and entry.link is not None:
+            if entry.client is not None:
+                entry.client.send_between(entry.prefix, candidate[1], b"}")
+            return
+        try:
+            message = messages.decode_node(data)
+        except ProtocolError as error:
+            log.warning("bad message of a node", node=node, error=str(error))
+        else:
+            relay(self, node, message)  # type: ignore[arg-type]  # heartbeats do not come this way
+
+    # --- sessions whose owner has died ---
+
+    async def _adopt_orphan(self, pool: SharedPool, wake: Wake) -> None:
+        """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
+        session, node = wake.session, wake.node
+        try:
+            row = await self._open_row(session)
+            if row is None:
+                await pool.store.release(session)
+                self.end_guest(session, node, "unknown")
+                return
+            if session in self.sessions or not await pool.store.hold(session, node, wake.epoch):
+                return
+        except EngineError as error:
+            log.warning("a session without an owner could not be taken over", session=session, error=str(error))
+            return
+        now = self.clock()
+        entry = Entry(Session.adopted(session, node, self.session_spec, now), pool, row.project, None)
+        if self.session_spec.max_session:
+            entry.session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
+        entry.begun = entry.delivered = True
+        self.sessions[session] = entry
+        self.guests.pop(session, None)
+        pool.hold(session, Grant(node, wake.epoch, self.me))
+        self.way(entry, node)
+        self._reschedule(entry, now)
+        log.info("session taken over", session=session, node=node)
+        await asyncio.sleep(_RECHECK)
+        if self.sessions.get(session) is entry and await self._open_row(session) is None:
+            self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
+
+    async def _open_row(self, session: str) -> SessionRow | None:
+        """What the ledger has of a session that has not ended; the store is waited for."""
+        while True:
+            try:
+                return (await asyncio.to_thread(self.ledger.open_among, [session])).get(session)
+            except LedgerError as error:
+                log.warning("a session without an owner waits for the store", session=session, error=str(error))
+                await asyncio.sleep(_RECHECK)
+
+    def end_guest(self, session: str, node: str, reason: str) -> None:
+        """Tell a node here that a session has ended of which nobody knows."""
+        self.guests.pop(session, None)
+        if (link := self.links.get(node)) is not None:
+            link.send(messages.encode(messages.SessionEnd(session, reason)))
+
+    # --- leaders ---
+
+    def tell(self, replica: str, message: Control) -> None:
+        """Say something to another replica, or to this one."""
+        if replica == self.me:
+            self._control(replica, message)
+        elif replica:
+            self.engine.bus.send(replica, f"{CONTROL}{self.me}", CONTROL, encode_control(message))
+
+    def _control(self, origin: str, message: Control) -> None:
+        match message:
+            case Look():
+                self.look(message)
+            case Ask():
+                if (verdict := self.judge(message)) is not None:
+                    self.tell(origin, verdict)
+            case Verdict(number=number):
+                if (asked := self._asked.pop(number, None)) is not None and not asked.done():
+                    asked.set_result(message)
+            case DrainNode() | CutNode():
+                self._on_node(message)
+            case MediaIsUp(node=node, sessions=sessions):
+                confirm(self, node, sessions)
+
+    def _on_node(self, message: DrainNode | CutNode) -> None:
+        link = self.links.get(message.node)
+        if link is None or link.epoch != message.epoch:
+            return
+        if isinstance(message, CutNode):
+            link.cut(CloseCode(message.code), message.reason)
+        else:
+            link.send(messages.DRAIN)
+
+    async def led(self, pool: str, leader: str) -> None:
+        """Note who leads a pool."""
+        if self.leaders.get(pool) != leader:
+            async with self._led:
+                self.leaders[pool] = leader
+                self._led.notify_all()
+
+    async def leader(self, pool: str) -> str:
+        """Return who leads a pool; wait until somebody does."""
+        async with self._led:
+            await self._led.wait_for(lambda: self.leaders.get(pool))
+            return self.leaders[pool]
+
+    async def ask(self, pool: str, node: str, *, managed: bool, capacity: int, labels: dict[str, Any]) -> Verdict:
+        """Ask the leader of a pool whether a node may register, again and again until one answers."""
+        while True:
+            number = next(self._numbers)
+            answer = self._asked[number] = asyncio.get_running_loop().create_future()
+            ask = Ask(number=number, pool=pool, node=node, managed=managed, capacity=capacity, labels=labels)
+            self.tell(await self.leader(pool), ask)
+            try:
+                async with asyncio.timeout(_ASK):
+                    verdict: Verdict = await answer
+                    return verdict
+            except TimeoutError:
+                self._asked.pop(number, None)
+
+    def nudge(self, pool: Pool, session: str = "") -> None:
+        """Somebody waits: the leader should know, and the places are to be looked at from time to time."""
+        name = pool.spec.name
+        if leader := self.leaders.get(name):
+            self.tell(leader, Look(name, session))
+        if name not in self._polling:
+            self._polling.add(name)
+            self.do(self._poll_places(self.shared_pool(name)))
+
+    async def _poll_places(self, pool: SharedPool) -> None:
+        while pool.waiting_here:
+            await asyncio.sleep(_POLL)
+            try:
+                places = await pool.store.places()
+            except EngineError:
+                continue
+            for session, place in places.items():
+                pool.placed(session, place)
+        self._polling.discard(pool.spec.name)

@@ -1,0 +1,58 @@
+"""The transcripts of the wire against several bridges: a client's socket is at one, its node's at another."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from drivers.postgres_server import PostgresServer, postgres_server, programs
+from engine.valkey import Server, program
+from wire.live import played, running
+from wire.replicas import Replicas, haproxy
+from wire.vectors import Vector, load, load_limits
+
+VECTORS = load()
+LIMITS = load_limits()
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (programs() and program() and haproxy()), reason="needs PostgreSQL, Valkey and HAProxy"),
+]
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    bin = programs()
+    assert bin is not None
+    with postgres_server(bin) as server:
+        yield server
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "valkey")
+    server.start()
+    yield server
+    server.kill()
+
+
+async def play_all(vectors: Sequence[Vector], limits: str, count: int, store: str, valkey: Server) -> str:
+    """Play vectors on so many bridges; return what was wrong."""
+    assert vectors
+    with tempfile.TemporaryDirectory(prefix="rtcbridge-wire-") as folder:
+        async with running(Replicas(Path(folder), vectors, LIMITS[limits], store, valkey, count)) as replicas:
+            return "\n\n".join(await played(replicas.worlds))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("limits", LIMITS)
+async def test_replicas(limits: str, count: int, postgres: PostgresServer, valkey: Server) -> None:
+    vectors = [vector for vector in VECTORS if vector.limits == limits and "restart" not in vector.needs]
+    assert not await play_all(vectors, limits, count, postgres.new_database(), valkey)
+
+
+async def test_replicas_that_are_all_killed_and_started_again(postgres: PostgresServer, valkey: Server) -> None:
+    for vector in VECTORS:
+        if "restart" in vector.needs:
+            assert not await play_all([vector], vector.limits, 2, postgres.new_database(), valkey)
