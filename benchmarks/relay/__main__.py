@@ -26,7 +26,8 @@ NEEDED_FILES = 12_000
 EXPLANATION = """\
 Servers share one core, the generator has the other; rounds alternate between the servers, and each ratio is the
 median of the ratios of single rounds. A message is one that the server has relayed, in either direction. Latency
-is timed from the instant at which the message was due."""
+is timed from the instant at which the message was due. While connections are being opened, as in the row of set-ups,
+the bridge lets its writes wait for more, for a few turns of its loop; in the other rows nothing waits."""
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:

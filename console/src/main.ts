@@ -13,8 +13,15 @@ import { Controls } from "./controls.ts";
 import { byId, byTestId } from "./dom.ts";
 import { Figures } from "./figures.ts";
 import { Source, SourceError, type SourceKind } from "./source.ts";
-import { ERROR_TEXTS, SLOW, SOURCE_TEXTS, STATES, type Trouble } from "./texts.ts";
+import { AWAY, ERROR_TEXTS, inLine, SLOW, SOURCE_TEXTS, STATES, type Trouble } from "./texts.ts";
 import { Updates } from "./updates.ts";
+
+declare global {
+  interface Window {
+    /** The newest session, for the browser's console: `await session.update({ … }, { via: "socket" })`. */
+    session: Session;
+  }
+}
 
 const SLOW_AFTER = 20_000; // ms in one state, after which the page says what may be the matter
 const ACTIONS = { retry: "Try again", clip: "Use the clip", key: "Enter a key" } as const;
@@ -174,6 +181,7 @@ async function run(): Promise<void> {
   const client = createClient({ url: socketUrl(), credential: key, iceServers });
   const opened = client.connect({ stream: source.stream, params: controls.values });
   session = opened;
+  window.session = opened;
   opened.on("state", (state) => onState(opened, state));
   opened.on("model", drawModel);
   opened.on("values", (values) => controls.show(values));
@@ -181,13 +189,15 @@ async function run(): Promise<void> {
     figures.show(stats);
     if (stats.firstFrame && opened.state === "live") veil("result", "");
   });
-  opened.on("error", (error) =>
-    notice(ERROR_TEXTS[error.code], error.code === "node_lost" ? "info" : "error"),
-  );
-  opened.on("signaling", (signaling) => {
-    if (signaling === "lost")
-      notice({ title: "The bridge is away.", help: "The video goes on without it." }, "info");
+  opened.on("error", (error) => {
+    if (error.code === "network" && opened.state === "live") notice(AWAY, "info");
+    else notice(ERROR_TEXTS[error.code], error.code === "node_lost" ? "info" : "error");
   });
+  opened.on("signaling", (signaling) => {
+    if (signaling === "open") clearNotice();
+    else if (opened.state === "live") notice(AWAY, "info");
+  });
+  opened.on("place", (place) => place && opened === session && show(opened.state));
   opened.attach(result, source.video);
   show("connecting");
   start.hidden = true;
@@ -216,7 +226,8 @@ function show(state: SessionState | "idle"): void {
   byTestId("state").dataset["state"] = state;
   byId("state-text").textContent = label;
   const seen = state === "live" && session?.stats.firstFrame;
-  veil("result", seen ? "" : sentence);
+  const place = state === "full" || state === "pending" ? session?.place : null;
+  veil("result", seen ? "" : place ? inLine(place) : sentence);
   byId("spinner").hidden = state === "ended" || state === "idle";
   clearTimeout(slowTimer);
   const hint = state === "idle" ? undefined : SLOW[state];

@@ -1,4 +1,4 @@
-import type { ErrorCode, SessionState } from "rtcbridge";
+import type { ErrorCode, Place, SessionState } from "rtcbridge";
 
 /** What the page shows of a state: a word or two for the pill, a sentence for the empty result. */
 export const STATES: Readonly<Record<SessionState | "idle", { label: string; sentence: string }>> = {
@@ -110,9 +110,23 @@ export const ERROR_TEXTS: Readonly<Record<ErrorCode, Trouble>> = {
     help: "The picture may stand still until it recovers.",
   },
   rejected: { title: "The model did not take the value.", help: "Choose another one." },
+  no_node: { title: "No node serves the session now.", help: "Try the change again when the video is there." },
+  update_unsupported: {
+    title: "The node does not take this change over the bridge.",
+    help: "It takes it over the connection of the video.",
+  },
   timeout: { title: "The node did not confirm the change.", help: "It may be busy. Try the change again." },
   closed: { title: "The session is over.", help: "Press Start for a new one.", ...RETRY },
 };
+
+/** Said while the video goes on without a socket to the bridge. */
+export const AWAY: Trouble = { title: "The bridge is away.", help: "The video goes on without it." };
+
+/** The sentence of a place in line. */
+export function inLine({ position, eta }: Place): string {
+  const place = `You are in line${position === 1 ? ", and next" : `, number ${position}`}.`;
+  return eta === undefined ? place : `${place} About ${eta < 90 ? `${eta} s` : `${Math.ceil(eta / 60)} min`}.`;
+}
 
 export type SourceProblem = "insecure" | "denied" | "missing" | "busy" | "camera" | "file" | "clip";
 

@@ -180,11 +180,11 @@ class Ledger(Protocol):
         ...
 
     def session_started(self, row: SessionRow) -> None:
-        """Record a start; written within milliseconds. A second one of an id only moves it."""
+        """Record a start; written within a tenth of a second. A second one of an id only moves it."""
         ...
 
     def session_ended(self, session: str, ended: float, reason: str) -> None:
-        """Record an end; written within milliseconds. Only the first end of an id counts."""
+        """Record an end; written within a tenth of a second. Only the first end of an id counts."""
         ...
 
     def open_sessions(self) -> Sequence[SessionRow]:

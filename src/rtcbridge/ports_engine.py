@@ -37,12 +37,13 @@ class Place(Struct, frozen=True):
     """A place in line: 1 is the next to be served; 0 while it is suspended.
 
     `supply` is how many slots are on their way or could be, and `cause` why there are no more, by the last word of the
-    replica that leads the pool.
+    replica that leads the pool. `barred`: its project holds as many slots as it may, so that it is passed over.
     """
 
     place: int
     supply: int
     cause: str = ""
+    barred: bool = False
 
 
 Standing: TypeAlias = Grant | Place
@@ -108,7 +109,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     """All that the engine knows of a pool, at one instant.
 
     `line` has the sessions in the order in which they are served, `away` the suspended ones; `recovering`: seconds
-    until slots are given away again, behind a loss of the engine's data. `replicas` are those with a lease, by the
+    until slots are given away again, behind a loss of the engine's data; `excluding`: of those in line that may not
+    have every node, the one that each may not have. `replicas` are those with a lease, by the
     addresses of their buses, and so is `leader`.
     """
 
@@ -120,6 +122,8 @@ class PoolView(Struct, frozen=True, kw_only=True):
     leader: str
     supply: int
     recovering: float
+    excluding: Mapping[str, str] = {}
+    version: str = ""
 
 
 class Registered(Struct, frozen=True):
@@ -137,6 +141,7 @@ class Lead(Struct, frozen=True):
 
     token: int
     leader: str
+    replicas: int  # how many there are
 
 
 INFO_LIMIT = 64 * 1024  # bytes of a node's `info`
@@ -156,7 +161,15 @@ class Store(Protocol):
     """
 
     async def reserve(
-        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+        self,
+        session: str,
+        *,
+        rank: int = 0,
+        front: bool = False,
+        exclude: str = "",
+        patient: bool = True,
+        project: str = "",
+        limit: int = 0,
     ) -> Standing:
         """Take a free slot if nobody is before it, else a place in line; what it has already is told as it is.
 
@@ -167,6 +180,17 @@ class Store(Protocol):
             exclude: a node that it may not have.
             patient: whether it takes a place beyond the supply; else it is left out, and the place is the one that it
                 would have had.
+            project: whose slots are counted.
+            limit: of them; while so many are held, the session keeps its place and those behind it are served. 0: none.
+                That of a session that waits already is replaced.
+        """
+        ...
+
+    async def succeed(self, session: str, old: str, *, rank: int = 0, project: str = "", limit: int = 0) -> Standing:
+        """Take what the session `old` has, whose slot was lost: a place before all others, or a slot by now.
+
+        A session that is told `News.LOST` keeps that place until it is released, or another one of this replica
+        succeeds it. If it has nothing any more, the place is at the front all the same.
         """
         ...
 
@@ -178,8 +202,11 @@ class Store(Protocol):
         """The offer went to the node: from now on the slot outlives this replica. False if it holds none."""
         ...
 
-    async def hold(self, session: str, node: str, epoch: int) -> bool:
-        """Take over a live session that runs on a node; false if it may not, since its slot is gone."""
+    async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
+        """Take over a live session that runs on a node; false if it may not, since its slot is gone.
+
+        `project` and `limit` are as in `reserve`, for a session of which the engine does not know them.
+        """
         ...
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
@@ -204,6 +231,7 @@ class Store(Protocol):
         *,
         open: bool = True,
         info: str = "",
+        supply: int | None = None,
     ) -> Registered:
         """A node has dialled in at this replica. The newest socket counts.
 
@@ -219,6 +247,7 @@ class Store(Protocol):
             epoch: the last one that it knows.
             open: whether it takes new sessions.
             info: any text up to 64 KiB, for `look`.
+            supply: what the leader says that the supply is without this node; so that no place is told a wrong one.
 
         Returns:
             A new epoch, above all before and above `epoch`; the sessions with a slot there.
@@ -247,8 +276,11 @@ class Store(Protocol):
         """
         ...
 
-    async def publish(self, token: int, supply: int, cause: str = "") -> None:
-        """Say how many slots are on their way, and why no more. Raises FencedError, and then nothing is written."""
+    async def publish(self, token: int, supply: int, cause: str = "", version: str = "") -> bool:
+        """Say how many slots are on their way, and why no more. Raises FencedError, and then nothing is written.
+
+        False if the nodes have changed since the view of this `version`, and then nothing is written either.
+        """
         ...
 
     async def places(self) -> Mapping[str, Place]:

@@ -85,6 +85,11 @@ BAD_FROM_CLIENT = [
     (b'{"type":"offer","sdp":"\xff"}', "Bad JSON: "),
     (b'{"type":"candidate","candidate":{"candidate":"c","x":"\xff"}}', "Bad JSON: "),
     (b'{"type":"offer","sdp":"\\ud800"}', "Bad JSON: "),
+    (b'{"type":"offer","sdp":"\\ud800\\u0041"}', "Bad JSON: "),
+    (b'{"type":"offer","sdp":"\\u00"}', "Bad JSON: "),
+    (b'{"type":"offer","sdp":"\\x"}', "Bad JSON: "),
+    (b'{"type":"offer","sdp":"\n"}', "Bad JSON: "),
+    (b'{"type":"offer","sdp":"v=0}', "Bad JSON: "),
     (b'{"type":"candidate","candidate":' + b"[" * 60_000, "Bad JSON: "),
     (b'{"type":"session_start","x":' + b"[" * 60_000, "Bad JSON: nested too deeply"),
     # not an object, an unknown type, none

@@ -1,5 +1,6 @@
 """Exactly once and in order: a mailbox by itself, and two of them over a link that is cut at any byte."""
 
+import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -54,6 +55,13 @@ def test_a_message_above_the_bound_is_sent_and_not_kept() -> None:
 def test_it_is_time_for_an_acknowledgement_now_and_then() -> None:
     box = filled(0)
     assert [box.take() for _ in range(2 * ACK_EVERY)].count(True) == 2
+
+
+def test_a_mailbox_can_go_on_in_another_process() -> None:
+    box = filled(5)
+    box.take()
+    box.acknowledge(2)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(box), type=Mailbox) == box
 
 
 class Link(RuleBasedStateMachine):

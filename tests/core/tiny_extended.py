@@ -38,6 +38,7 @@ class Visit:
     mailbox: Mailbox
     session: Session | None = None
     until: float = inf  # it is away without a session, and is forgotten then
+    grace: float = inf  # when it is not awaited any more, once it is away
     told: tuple[Status, Told] | None = None
     look_at: float = inf
     fresh: bool = True
@@ -93,7 +94,7 @@ class Visit:
         self.told, self.look_at = None, inf
         self.hear(messages.encode(extension.SessionEnded(reason)))
         if self.peer is None:
-            self.until = self.bridge.now
+            self.until = max(self.bridge.now, self.grace)
 
     def took(self) -> None:
         if self.mailbox.take() and self.peer is not None:
@@ -235,10 +236,12 @@ class ExtendedBridge(TinyBridge):
                 session, pool = visit.place
                 self.sessions[session.id] = session, pool, None
                 self.deliver(session, Source.CLIENT, event)
-        elif visit.place is not None:
+            return
+        visit.grace = self.now + self.spec.resume_grace
+        if visit.place is not None:
             self.deliver(visit.place[0], Source.CLIENT, Away())
         else:
-            visit.until = self.now + self.spec.resume_grace
+            visit.until = visit.grace
 
     # --- time ---
 

@@ -99,7 +99,7 @@ def test_a_second_client_waits_in_line_and_is_served_when_the_first_leaves(
     second.page.goto(f"{service.page}/?autostart=clip#key={service.key}")
     second.is_in("full")
     expect(second["state"]).to_have_text(re.compile("In line"))
-    expect(second.page.get_by_text("You are in line.")).to_be_visible()
+    expect(second.page.get_by_text("You are in line, and next.")).to_be_visible()
     first.advance(10)  # undisturbed
     first["stop"].click()
     first.is_in("ended")

@@ -33,6 +33,12 @@ class Size:
     zombie: int = 0
     drop: int = 0
     move: int = 0
+    limit: int = 0
+
+    @property
+    def share(self) -> tuple[str, str]:
+        """All sessions are of one project, if that has a limit."""
+        return ("p" if self.limit else "", str(self.limit))
 
 
 @dataclass
@@ -128,7 +134,7 @@ class World:
         restored: dict[str, Any] = {}
         for key, value in data:
             name = key.removeprefix(P)
-            if name.startswith(("node:", "owned:")):
+            if name.startswith(("node:", "owned:", "project:")):
                 restored[key] = set(value)
             else:
                 restored[key] = list(value) if name.startswith("wake:") else dict(value)
@@ -162,7 +168,7 @@ class World:
     def tell(self, r: int) -> None:
         for n, socket, epoch in self.replicas[r].books:
             opened = int(socket != "")
-            answer = self.ask(r, "node", f"n{n}", self.size.capacity, socket, epoch, 0, opened, "", GRACE)
+            answer = self.ask(r, "node", f"n{n}", self.size.capacity, socket, epoch, 0, opened, "", GRACE, "")
             if answer[0] != "OK" and epoch < int(answer[1]):
                 self.replicas[r].note(n)
         for number, session in enumerate(self.sessions):
@@ -171,7 +177,7 @@ class World:
             if session.state in ("held", "live"):
                 self.tell_held(number)
             elif session.state == "waiting":
-                self.reserved(number, self.ask(r, "reserve", f"s{number}", 0, 0, "", 1, ""))
+                self.reserved(number, self.ask(r, "reserve", f"s{number}", 0, 0, "", 1, "", *self.size.share))
 
     def tell_held(self, number: int) -> None:
         session, replica = self.sessions[number], self.replicas[self.owner(number)]
@@ -179,7 +185,9 @@ class World:
         if session.state not in ("held", "live"):
             return
         live = int(session.state == "live")
-        answer = self.ask(self.owner(number), "hold", f"s{number}", f"n{session.node}", session.epoch, live)
+        answer = self.ask(
+            self.owner(number), "hold", f"s{number}", f"n{session.node}", session.epoch, live, *self.size.share
+        )
         if answer[0] == "OK":
             session.epoch, session.at = int(answer[1]), answer[3]
         elif answer[0] == "NONODE":
@@ -221,7 +229,7 @@ class World:
         """A node dials in, anew, at the replica that has its socket from now on."""
         node = self.nodes[n]
         sessions = [f"s{number}" for number in sorted(node.running)]
-        arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, "", GRACE, *sessions)
+        arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, "", GRACE, "", *sessions)
         answer = self.ask(node.socket, *arguments)
         if answer[0] != "OK":
             self.attach(node.socket)
@@ -271,6 +279,7 @@ class World:
             session.epoch, session.at = int(epoch), at
         elif session.state in ("held", "live") and news == "lost":
             self.lost(number)
+            session.state = "ending"  # it has a place in line, which is to be given back
 
     def _orphan(self, r: int, number: int) -> None:
         """Take note; what has ended is given back."""
@@ -352,7 +361,7 @@ class World:
 
     def _session_steps(self, number: int, session: Session) -> Iterator[tuple[str, Callable[[], object], str]]:
         r = self.owner(number)
-        call = ("reserve", f"s{number}", "0", "0", "", "1", "")
+        call = ("reserve", f"s{number}", "0", "0", "", "1", "", *self.size.share)
         if session.state in ("new", "asking"):
             yield f"s{number} reserves", lambda: self.reserved(number, self.ask(r, *call)), ""
         if session.state == "new":
@@ -455,10 +464,17 @@ class World:
         if sorted(members) != sorted(claims):
             return f"slots {sorted(members)} but sessions {sorted(claims)}"
         for session, claim in claims.items():
-            owner = claim.split("|", 4)[4]
+            owner = claim.split("|", 6)[6]
             if owner != "|" and owner not in data.get(f"{P}replicas", {}):
                 return f"{session} belongs to {owner}, which is no replica"
-        waits = data.get(f"{P}line") and data.get(f"{P}free") and "recover" not in data[f"{P}meta"]
+        slots = data.get(f"{P}project:p", set())
+        if slots != {session for session, claim in claims.items() if claim.split("|")[4] == "p"}:
+            return f"the slots of the project are said to be {sorted(slots)}"
+        # What already runs is counted, never ended: it may be above the limit when all is said again.
+        if self.size.limit and len(slots) > self.size.limit and not self.size.freeze + self.size.wipe:
+            return f"the project has {len(slots)} slots"
+        barred = self.size.limit and len(slots) >= self.size.limit
+        waits = data.get(f"{P}line") and data.get(f"{P}free") and "recover" not in data[f"{P}meta"] and not barred
         return "a session waits beside a free slot" if waits else self._leak(claims) or self._untold(claims)
 
     def _at_rest(self) -> bool:
@@ -474,7 +490,7 @@ class World:
             return ""
         records = self.commands.data.get(f"{P}nodes", {})
         for name, claim in claims.items():
-            n, owner = int(claim[1 : claim.index("|")]), claim.split("|")[4]
+            n, owner = int(claim[1 : claim.index("|")]), claim.split("|")[6]
             _, epoch, _, replica, _, socket = records[f"n{n}"].split("|")
             session, at = self.sessions[int(name[1:])], replica if socket else ""
             if not owner and at and int(name[1:]) not in self.replicas[int(at[1:])].orphans:

@@ -57,8 +57,8 @@ async def fill(a, b):
     for owner, session in ((a, "a1"), (b, "b1"), (a, "a2")):
         await owner.store.reserve(session)
     await a.store.begin("a1")
-    assert await b.store.reserve("b-waits") == Place(1, 0)
-    assert await a.store.reserve("a-waits") == Place(2, 0)
+    assert await b.store.reserve("b-waits", project="BOTH01", limit=1) == Place(1, 0)
+    assert await a.store.reserve("a-waits", project="BOTH01", limit=1) == Place(2, 0)
 
 
 async def check_filled(a, b):
@@ -74,6 +74,8 @@ async def check_filled(a, b):
     await a.store.release("a2")
     await b.until(lambda: bool(b.wakes))
     assert [(wake.news, wake.session) for wake in b.wakes] == [(News.GRANTED, "b-waits")]
+    await b.store.release("b1")
+    assert await a.store.places() == {"a-waits": Place(1, 0, barred=True)}
 
 
 async def test_a_killed_server_that_comes_back_empty(replica, own_server):

@@ -15,6 +15,7 @@ from rtcbridge.ports_engine import Grant, News, Place, Wake
 SESSIONS = st.sampled_from([f"s{number}" for number in range(6)])
 NODES = st.sampled_from(["n1", "n2", "n3"])
 REPLICA = st.integers(0, 1)
+LIMITS = {"P": 1, "Q": 2}
 
 
 class Machine(RuleBasedStateMachine):
@@ -36,6 +37,7 @@ class Machine(RuleBasedStateMachine):
         self.up: set[str] = set()
         self.live: set[str] = set()
         self.excluded: dict[str, str] = {}
+        self.project: dict[str, str] = {}
         self.told: dict[str, tuple[int, str]] = {}  # of its node, by the last word to a session's owner
         for replica in self.replicas:
             replica.told = self.note
@@ -60,6 +62,11 @@ class Machine(RuleBasedStateMachine):
         self.owner.pop(session, None)
         self.live.discard(session)
         self.excluded.pop(session, None)
+        self.project.pop(session, None)
+
+    def barred(self, session: str, view: Any) -> bool:
+        project = self.project[session]
+        return project in LIMITS and [self.project[each] for each in view.sessions].count(project) >= LIMITS[project]
 
     @rule(
         session=SESSIONS,
@@ -68,12 +75,17 @@ class Machine(RuleBasedStateMachine):
         front=st.booleans(),
         exclude=st.sampled_from(["", "n1"]),
         patient=st.booleans(),
+        project=st.sampled_from(["", "P", "Q"]),
     )
-    def reserve(self, session: str, owner: int, rank: int, front: bool, exclude: str, patient: bool) -> None:
+    def reserve(
+        self, session: str, owner: int, rank: int, front: bool, exclude: str, patient: bool, project: str
+    ) -> None:
         known = session in self.owner
         self.told = self.told if known else {other: word for other, word in self.told.items() if other != session}
         self.owner.setdefault(session, owner)
+        project = self.project.setdefault(session, project)
         options = {"rank": rank, "front": front, "exclude": exclude, "patient": patient}
+        options |= {"project": project, "limit": LIMITS.get(project, 0)}
         standing = self.do(self.store(session).reserve(session, **options))
         self.granted(session, standing)
         if not known and exclude:
@@ -151,7 +163,8 @@ class Machine(RuleBasedStateMachine):
         lost = self.do(self.replicas[0].store.look()).nodes[node].sessions
         assert self.do(self.replicas[self.at.pop(node)].store.node_gone(node, self.epochs[node]))
         self.up.discard(node)
-        for session in lost:
+        for session in sorted(lost):
+            assert self.do(self.replicas[self.owner[session]].store.release(session))
             self.forget(session)
 
     @invariant()
@@ -165,7 +178,10 @@ class Machine(RuleBasedStateMachine):
             assert node.replica == (self.replicas[self.at[node.id]].address if node.id in self.up else "")
         free = {node.id for node in view.nodes.values() if node.open and len(node.sessions) < node.capacity}
         for session in view.line:
-            assert not free - {self.excluded.get(session, "")}, f"{session} waits beside {free}"
+            able = free - {self.excluded.get(session, "")}
+            assert not able or self.barred(session, view), f"{session} waits beside {free}"
+        for project, limit in LIMITS.items():
+            assert [self.project[session] for session in view.sessions].count(project) <= limit
         for session, held in view.sessions.items():
             assert held.owner == self.replicas[self.owner[session]].engine.replica
             assert held.live == (session in self.live)
@@ -177,7 +193,9 @@ class Machine(RuleBasedStateMachine):
         view = self.do(self.replicas[0].store.look())
         places = {**self.do(self.replicas[0].store.places()), **self.do(self.replicas[1].store.places())}
         line = {session: place for place, session in enumerate(view.line, 1)} | dict.fromkeys(view.away, 0)
-        assert places == {session: Place(place, view.supply) for session, place in line.items()}
+        assert places == {
+            session: Place(place, view.supply, barred=self.barred(session, view)) for session, place in line.items()
+        }
 
     def teardown(self) -> None:
         """In the end, whoever was told anything last was told what is so."""

@@ -24,10 +24,20 @@ def test_two_sessions_one_slot_two_faults(faults):
     assert outcome.states > 100
 
 
+@pytest.mark.parametrize("fault", ["lose", "crash", "reboot"])
+def test_a_project_with_a_limit(fault):
+    outcome = explore(Size(2, 1, 2, limit=1, **{fault: 1}))
+    assert (outcome.wrong, outcome.path) == ("", [])
+    assert outcome.states > 100
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "size",
     [
+        Size(3, 1, 3, limit=2, lose=1),
+        Size(2, 1, 2, limit=1, freeze=1, drop=1),
+        Size(2, 1, 2, limit=1, wipe=1, move=1),
         Size(3, 1, 1, crash=1, freeze=1),
         Size(2, 2, 1, wipe=1, lose=1),
         Size(3, 1, 2, freeze=1),
@@ -97,6 +107,29 @@ MUTATIONS = {
             )
         ],
         "slots",
+    ),
+    "the limit of a project is not looked at": (
+        Size(2, 1, 2, limit=1),
+        True,
+        [("return project ~= '' and limit > 0 and", "return limit < 0 and")],
+        "the project has 2 slots",
+    ),
+    "the slots of a project are not given back": (
+        Size(2, 1, 2, limit=1),
+        True,
+        [("call('SREM', P .. 'project:' .. claim.project, claim.session)", "call('SCARD', P .. 'project:')")],
+        "are said to be",
+    ),
+    "nobody of a project is served when its slot is given back": (
+        Size(2, 1, 2, limit=1),
+        True,
+        [
+            (
+                "if call('ZCARD', LINE) > 0 and call('ZCARD', FREE) > 0",
+                "if call('ZCARD', LINE) > 1 and call('ZCARD', FREE) > 0",
+            )
+        ],
+        "beside a free slot",
     ),
     "owners are not told of a new socket": (
         Size(1, 1, 1, move=1),

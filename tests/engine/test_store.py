@@ -139,7 +139,8 @@ async def test_a_node_that_comes_back_without_a_session_has_lost_it(make):
     assert await a.store.begin("alive")
     assert await a.store.begin("dead")
     back = await b.store.node_up("n1", 3, "socket-2", ["alive"])
-    assert (back.epoch, sorted(back.sessions)) == (2, ["alive", "reserved"])
+    assert (back.epoch, sorted(back.sessions)) == (2, ["alive", "dead", "reserved"])  # before all others, a slot anew
+    assert not (await a.store.look()).sessions["dead"].live
     await a.until(lambda: len(a.wakes) == 3)
     assert set(a.wakes) == {
         Wake(News.LOST, "dead", "n1", 2, b.address),
@@ -158,6 +159,40 @@ async def test_a_node_that_is_gone_loses_its_sessions(make):
     view = await a.store.look()
     assert not view.nodes
     assert not view.sessions
+    assert view.line == ["s1"]  # until its replica has spoken
+    assert await a.store.release("s1")
+    assert not (await a.store.look()).line
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_who_succeeds_a_lost_session_is_before_all_others(make, back):
+    a, b = await make(), await make()
+    await b.store.node_up("n1", 1, "socket-1")
+    await a.store.reserve("s1")
+    await a.store.begin("s1")
+    assert await b.store.reserve("other", front=True) == Place(1, 0)
+    if back:
+        await b.store.node_up("n1", 1, "socket-2")
+    else:
+        await b.store.node_gone("n1", 1)
+    await a.until(lambda: bool(a.news(News.LOST)))
+    for _ in range(2):
+        standing = await a.store.succeed("s2", "s1")
+        assert standing == (Grant("n1", 2, b.address) if back else Place(1, 0))
+    view = await a.store.look()
+    assert (list(view.sessions), view.line) == ((["s2"], ["other"]) if back else ([], ["s2", "other"]))
+    assert not await a.store.release("s1")
+    assert await a.store.succeed("s3", "s1") == Place(1, 0)
+    assert await a.store.succeed("s4", "nobody", rank=3) == Place(1, 0)
+
+
+async def test_what_those_in_line_may_not_have_is_shown(make):
+    a = await make()
+    await a.store.reserve("s1", exclude="n1")
+    await a.store.reserve("s2")
+    assert (await a.store.look()).excluding == {"s1": "n1"}
+    await a.store.release("s1")
+    assert not (await a.store.look()).excluding
 
 
 async def test_live_sessions_outlive_their_replica_and_are_taken_over(make):
@@ -216,7 +251,7 @@ async def test_one_replica_leads_and_its_writes_are_fenced(make):
     assert first
     assert lead.leader == a.engine.replica
     assert await a.store.lead() == lead
-    assert await b.store.lead() == Lead(0, a.engine.replica)
+    assert await b.store.lead() == Lead(0, a.engine.replica, 2)
     await a.store.publish(first, 3)
     await a.engine.kill()
     await until(b, lambda view: not view.leader)
@@ -359,6 +394,72 @@ async def test_what_is_known_of_a_node_and_of_a_session(make):
     assert await b.store.find("s1") is None
     assert (await a.store.node_up("n1", 1, "socket-2", info="x" * INFO_LIMIT)).epoch == 2
     assert len((await b.store.look()).nodes["n1"].info) == INFO_LIMIT
+
+
+async def test_a_project_at_its_limit_is_passed_over(make):
+    a, b = await make(), await make()
+    await a.store.node_up("n1", 4, "socket-1")
+    mine = {"project": "MINE01", "limit": 2}
+    for session in ("s1", "s2"):
+        assert isinstance(await a.store.reserve(session, **mine), Grant)
+    assert await b.store.reserve("s3", **mine) == Place(1, 0, barred=True)
+    assert await b.store.reserve("s3", **mine) == Place(1, 0, barred=True)
+    assert await a.store.reserve("s4", **mine) == Place(2, 0, barred=True)
+    assert await a.store.reserve("other", project="OTHER1", limit=2) == Grant("n1", 1, a.address)
+    assert await b.store.places() == {"s3": Place(1, 0, barred=True)}
+    assert (await b.store.look()).line == ["s3", "s4"]
+    assert await a.store.release("s1")
+    await b.until(lambda: bool(b.wakes))
+    assert b.wakes == [Wake(News.GRANTED, "s3", "n1", 1, a.address)]
+    assert await a.store.places() == {"s4": Place(1, 0, barred=True)}
+    assert not a.wakes
+
+
+async def test_waiting_and_barred_are_not_the_same(make):
+    a = await make()
+    await a.store.node_up("n1", 1, "socket-1")
+    assert isinstance(await a.store.reserve("s1", project="MINE01", limit=1), Grant)
+    assert await a.store.reserve("other") == Place(1, 0)
+    assert await a.store.reserve("s2", project="MINE01", limit=1) == Place(2, 0, barred=True)
+    assert await a.store.places() == {"other": Place(1, 0), "s2": Place(2, 0, barred=True)}
+    await a.store.release("s1")
+    await a.until(lambda: bool(a.wakes))
+    assert a.wakes == [Wake(News.GRANTED, "other", "n1", 1, a.address)]
+    assert await a.store.places() == {"s2": Place(1, 0)}
+
+
+async def test_a_limit_that_is_raised_serves_who_was_barred(make):
+    a = await make()
+    await a.store.node_up("n1", 3, "socket-1")
+    for session in ("s1", "s2"):
+        await a.store.reserve(session, project="MINE01", limit=1)
+    assert await a.store.reserve("s2", project="MINE01", limit=2) == Grant("n1", 1, a.address)
+    assert await a.store.reserve("s3", project="MINE01", limit=0) == Grant("n1", 1, a.address)
+
+
+async def test_one_who_yields_or_is_away_is_still_of_his_project(make):
+    a = await make()
+    await a.store.node_up("n1", 3, "socket-1")
+    mine = {"project": "MINE01", "limit": 1}
+    await a.store.reserve("s1", **mine)
+    await a.store.reserve("s2", **mine)
+    assert await a.store.yield_slot("s1") == Place(1, 0, barred=True)
+    await a.until(lambda: bool(a.wakes))
+    assert a.wakes == [Wake(News.GRANTED, "s2", "n1", 1, a.address)]
+    assert await a.store.suspend("s1") == Place(0, 0, barred=True)
+    assert await a.store.suspend("s2") == Place(0, 0)
+    assert await a.store.resume("s1") == Grant("n1", 1, a.address)
+    assert await a.store.resume("s2") == Place(1, 0, barred=True)
+
+
+async def test_a_session_that_is_taken_over_counts_for_its_project(make):
+    a = await make()
+    await a.store.node_up("n1", 3, "socket-1", ["s1"])
+    mine = {"project": "MINE01", "limit": 1}
+    assert await a.store.hold("s1", "n1", 1, **mine)
+    assert await a.store.reserve("s2", **mine) == Place(1, 0, barred=True)
+    assert await a.store.release("s1")
+    await a.until(lambda: bool(a.news(News.GRANTED)))
 
 
 async def test_names_that_the_records_cannot_hold_are_refused(make):

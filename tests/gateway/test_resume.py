@@ -15,7 +15,7 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Subprotocol
 
 from gateway.bridges import BEAT, Running, running
-from rtcbridge.config import Nodes, Sessions
+from rtcbridge.config import Nodes, Server, Sessions
 from rtcbridge.core.replay import Mailbox
 from rtcbridge.testing import FakeNode, Message
 from rtcbridge.testing.extended import ExtendedClient
@@ -242,6 +242,42 @@ async def test_the_newer_socket_takes_over_from_one_that_is_still_open(tmp_path:
             assert await old.closed() == 1008
             await new.send("update", params={"a": 1}, id=1)
             await new.expect("updated", id=1)
+
+
+@pytest.mark.parametrize("code", [1011, 1012, 1013])
+async def test_a_socket_that_the_bridge_gave_up_can_be_followed_by_another(tmp_path: Path, code: int) -> None:
+    async with running(tmp_path) as bridge, bridge.node(labels=UPDATES) as node, extended(bridge) as client:
+        await live(client, node)
+        visit = bridge.server.visits.get(client.session)
+        assert visit is not None
+        assert visit.socket is not None
+        visit.socket.close(code)
+        assert await client.closed() == code
+        assert (await client.resume())["session"] == client.session
+
+
+async def test_a_socket_that_is_closed_for_what_its_client_did_cannot(tmp_path: Path) -> None:
+    async with running(tmp_path) as bridge, bridge.node() as node, extended(bridge) as client:
+        session = await live(client, node)
+        for _ in range(10):
+            await client.send("nonsense")
+        assert await client.closed() == 1008
+        await node.expect("session_end", session=session)
+        assert (await client.resume())["code"] == "resume_unknown"
+
+
+async def test_more_clients_than_the_bridge_serves_are_not_expected_back(tmp_path: Path) -> None:
+    server = Server(port=0, max_connections=4)
+    async with running(tmp_path, server=server) as bridge:
+        clients = [extended(bridge) for _ in range(5)]
+        for client in clients:
+            await client.connect()
+            await client.send("session_start")
+            await client.expect("node_status", status="full")
+            await client.drop()
+            await until(lambda: not bridge.server.bridge.clients)
+        assert (len(bridge.server.visits), bridge.server.visits.away) == (4, 4)
+        assert len(bridge.server.bridge.sessions) == 4
 
 
 async def test_session_resume_is_the_first_message_or_none(tmp_path: Path) -> None:

@@ -105,6 +105,22 @@ async def test_parameters_can_come_with_the_offer(client: WrtcClient) -> None:
         assert (await said(client, "model"))["values"] == {"level": 0.0}
 
 
+async def test_parameters_can_come_from_the_bridge(client: WrtcClient) -> None:
+    async with Bridge() as bridge, running(bridge):
+        assert (await bridge.registered())["labels"]["updates"] is True
+        await bridge.connect(client, "s1")
+        await bridge.send("update", session="s1", params={"level": 0}, id=1)
+        assert await bridge.expect("updated") == {"type": "updated", "session": "s1", "values": {"level": 0.0}, "id": 1}
+        client.show = grey(60)
+        await client.until_luma(45, 75)
+        await bridge.send("update", session="s1", params={"level": 2}, id="x")
+        refused = await bridge.expect("updated")
+        assert (refused["id"], refused["error"]) == ("x", "level: expected a number from 0 to 1")
+        await bridge.send("update", session="gone", params={})
+        gone = await bridge.expect("updated")
+        assert gone == {"type": "updated", "session": "gone", "error": "the session has ended"}
+
+
 async def test_two_sessions_share_the_model_each_with_its_own_parameters(client: WrtcClient) -> None:
     other = AiortcClient()
     async with Bridge() as bridge, running(bridge) as (agent, _):

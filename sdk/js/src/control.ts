@@ -74,6 +74,11 @@ export class Control {
     });
   }
 
+  /** These were acknowledged on another way: a new node gets them, too. */
+  remember(params: ParamValues): void {
+    Object.assign(this.#base, params);
+  }
+
   /** Reject what is not acknowledged. */
   close(error: BridgeError): void {
     this.detach();

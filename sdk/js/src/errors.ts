@@ -1,5 +1,7 @@
 /** Every way in which a session can go wrong, in one closed list. */
 
+import type { ErrorDetails } from "./wire.ts";
+
 export type ErrorCode =
   | "auth_failed"
   | "pool_full"
@@ -17,6 +19,8 @@ export type ErrorCode =
   | "policy"
   | "bad_input"
   | "too_many_candidates"
+  | "no_node"
+  | "update_unsupported"
   | "model_error"
   | "rejected"
   | "timeout"
@@ -113,6 +117,14 @@ export const ERRORS: Readonly<Record<ErrorCode, Row>> = {
     retryable: false,
     text: "Too many candidates before the node is ready.",
   },
+  no_node: {
+    message: "No node serves the session now.",
+    retryable: true,
+  },
+  update_unsupported: {
+    message: "Parameters cannot be changed over the socket here.",
+    retryable: false,
+  },
   model_error: { message: "The model failed.", retryable: true },
   rejected: {
     message: "The model did not take the parameters.",
@@ -126,20 +138,28 @@ export const ERRORS: Readonly<Record<ErrorCode, Row>> = {
 export class BridgeError extends Error {
   readonly code: ErrorCode;
   readonly retryable: boolean;
+  /** Seconds after which trying again may help, where the bridge knows. */
+  readonly retryAfter: number | undefined;
 
-  constructor(code: ErrorCode, message?: string) {
+  constructor(code: ErrorCode, message?: string, details: ErrorDetails = {}) {
     super(message || ERRORS[code].message);
     this.name = "BridgeError";
     this.code = code;
-    this.retryable = ERRORS[code].retryable;
+    this.retryable = details.retryable ?? ERRORS[code].retryable;
+    this.retryAfter = details.retry_after;
   }
 }
 
 const CODES = Object.keys(ERRORS) as ErrorCode[];
 
-/** The error that an `{"type":"error","message":…}` of the bridge means; an unknown text is bad input. */
-export function fromText(text: string): BridgeError {
-  return new BridgeError(CODES.find((code) => ERRORS[code].text === text) ?? "bad_input", text);
+/** Codes of the extension that have another name here. */
+const RENAMED: Readonly<Record<string, ErrorCode>> = { update_refused: "rejected" };
+
+/** The error that an `error` of the bridge means: by its code, or else by its text; an unknown one is bad input. */
+export function fromMessage(message: { message: string } & ErrorDetails): BridgeError {
+  const told = message.code ?? "";
+  const known = CODES.find((code) => code === told || ERRORS[code].text === message.message);
+  return new BridgeError(RENAMED[told] ?? known ?? "bad_input", message.message, message);
 }
 
 /**

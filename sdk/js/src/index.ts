@@ -19,8 +19,8 @@ export { BridgeError, ERRORS, type ErrorCode } from "./errors.ts";
 export { estimate, LatencyMeter, type Match, type Sample } from "./latency.ts";
 export { Session } from "./session.ts";
 export type { FirstFrame, Latency, Stats } from "./stats.ts";
-export type { SessionEvents, SessionState, Timeouts } from "./types.ts";
-export type { Model, NodeStats, Param, ParamValue, ParamValues } from "./wire.ts";
+export type { SessionEvents, SessionState, Timeouts, UpdateOptions } from "./types.ts";
+export type { Model, NodeStats, Param, ParamValue, ParamValues, Place } from "./wire.ts";
 
 export interface ClientOptions {
   /** Where the bridge is: `wss://host`, `https://host`, or with a path of its own. */
@@ -29,7 +29,7 @@ export interface ClientOptions {
   credential: string | (() => string | Promise<string>);
   /** STUN and TURN servers; none by default. */
   iceServers?: RTCIceServer[];
-  /** Come back by itself when the node is lost or the connection breaks. Default true. */
+  /** Come back by itself when the node is lost, or the socket or the connection breaks. Default true. */
   autoRejoin?: boolean;
   timeouts?: Partial<Timeouts>;
   /** For environments that have none of their own. */

@@ -62,6 +62,12 @@ export class Peer {
     return this.connection.iceGatheringState === "complete";
   }
 
+  /** Look for another path to the node; resolves when the new offer can be sent. */
+  restart(): Promise<void> {
+    this.connection.restartIce();
+    return this.connection.setLocalDescription();
+  }
+
   /** Apply the answer; a second one for the same offer changes nothing. */
   async answer(sdp: string): Promise<void> {
     if (this.connection.signalingState !== "have-local-offer") return;

@@ -1,12 +1,13 @@
+import { Bridge } from "./bridge.ts";
 import { Control } from "./control.ts";
 import { Emitter } from "./emitter.ts";
-import { BridgeError, fromClose, fromText } from "./errors.ts";
+import { BridgeError, fromClose, fromMessage } from "./errors.ts";
 import { Monitor } from "./monitor.ts";
 import { Peer } from "./peer.ts";
-import { Signaling } from "./signaling.ts";
 import type { Stats } from "./stats.ts";
-import type { SessionEvents, SessionOptions, SessionState } from "./types.ts";
-import type { FromBridge, Model, NodeStatus, ParamValues } from "./wire.ts";
+import type { SessionEvents, SessionOptions, SessionState, UpdateOptions } from "./types.ts";
+import { Updates } from "./updates.ts";
+import type { FromBridge, Model, NodeStatus, ParamValues, Place } from "./wire.ts";
 
 const REJOIN_DELAYS = [300, 1000, 2000, 4000, 8000]; // ms, between the attempts to come back
 const STEADY = 10_000; // ms live, after which the attempts count from zero again
@@ -25,10 +26,16 @@ export class Session extends Emitter<SessionEvents> {
   readonly #monitor = new Monitor((stats) => this.emit("stats", stats));
   readonly #control: Control;
   #outgoing: MediaStream;
-  #signaling: Signaling | null = null;
+  readonly #updates: Updates;
+  #bridge: Bridge | null = null;
   #peer: Peer | null = null;
-  /** The credential and the demand have been sent on `#signaling`. */
+  /** The credential and the demand have been sent on `#bridge`. */
   #greeted = false;
+  #place: Place | null = null;
+  /** The socket dropped, and is being replaced. */
+  #away = false;
+  /** Another path to the node is being looked for. */
+  #restarting = false;
   #authenticated = false;
   #status: NodeStatus | null = null;
   /** What became of the offer of `#peer`: a refused one is sent again when a node waits. */
@@ -59,6 +66,7 @@ export class Session extends Emitter<SessionEvents> {
       },
       options.timeouts.update,
     );
+    this.#updates = new Updates(options.timeouts.update);
     // Handlers that the caller adds in the same turn see every event.
     queueMicrotask(() => this.#state === "connecting" && this.#begin());
   }
@@ -82,15 +90,27 @@ export class Session extends Emitter<SessionEvents> {
     return this.#monitor.stats;
   }
 
+  /** The place in line, as far as the bridge tells it. */
+  get place(): Place | null {
+    return this.#place;
+  }
+
   /**
    * Change parameters of the model. Resolves with all values then in force, as the node acknowledged them.
    *
-   * Sent at once, or when the `control` channel opens. Rejects with a BridgeError: `rejected` (the node says
-   * why, and nothing changed), `timeout`, or `closed`.
+   * Sent at once, or when the `control` channel opens. With `via: "socket"` it goes over the bridge: at once, or when
+   * the session has been taken up on another socket. Rejects with a BridgeError: `rejected` (the node
+   * says why, and nothing changed), `timeout`, `closed`, and over the socket also `no_node` and `update_unsupported`.
    */
-  update(params: ParamValues): Promise<ParamValues> {
-    if (this.#state === "ended") return Promise.reject(new BridgeError("closed"));
-    return this.#control.update(params);
+  async update(params: ParamValues, { via = "control" }: UpdateOptions = {}): Promise<ParamValues> {
+    if (this.#state === "ended") throw new BridgeError("closed");
+    if (via === "control") return this.#control.update(params);
+    const bridge = this.#bridge;
+    if (!bridge?.extended) throw new BridgeError("update_unsupported");
+    const values = await this.#updates.update(params, (message) => bridge.send(message));
+    this.#control.remember(params);
+    this.emit("values", values);
+    return values;
   }
 
   /** Send another stream: camera to file, say. No new offer is made, so each kind must have been there at the start. */
@@ -145,32 +165,33 @@ export class Session extends Emitter<SessionEvents> {
     const own =
       <A extends unknown[]>(handler: (...args: A) => void) =>
       (...args: A): void =>
-        void (this.#signaling === signaling && handler(...args));
+        void (this.#bridge === bridge && handler(...args));
     const handlers = {
-      open: own(() => void this.#greet(signaling)),
+      open: own(() => void this.#greet(bridge)),
       message: own((message: FromBridge) => this.#receive(message)),
+      lost: own(() => this.#onLost()),
+      back: own(() => this.#onBack()),
       close: own((code: number) => this.#onSocketClosed(code)),
     };
-    const { url, WebSocket, timeouts } = this.#options;
-    const signaling: Signaling = new Signaling(url, WebSocket, handlers, timeouts.open);
-    this.#signaling = signaling;
+    const { url, credential, WebSocket, timeouts, autoRejoin: resume } = this.#options;
+    const options = { url, credential, WebSocket, openTimeout: timeouts.open, resume };
+    const bridge: Bridge = new Bridge(options, handlers);
+    this.#bridge = bridge;
     this.#join();
   }
 
   /** The credential, the demand and the offer go in one flight; the bridge takes them in order. */
-  async #greet(signaling: Signaling): Promise<void> {
-    const { credential, timeouts } = this.#options;
+  async #greet(bridge: Bridge): Promise<void> {
     this.#advance("authenticating");
-    this.#deadline(timeouts.auth, () => this.#fail(new BridgeError("network")));
+    this.#deadline(this.#options.timeouts.auth, () => this.#fail(new BridgeError("network")));
     try {
-      const secret = typeof credential === "function" ? await credential() : credential;
-      if (this.#signaling !== signaling) return;
-      signaling.send({ type: "CREDENTIAL", payload: { credential: secret } });
+      await bridge.greet();
     } catch (error) {
-      if (this.#signaling === signaling) this.#end(new BridgeError("auth_failed", String(error)));
+      if (this.#bridge === bridge) this.#end(new BridgeError("auth_failed", String(error)));
       return;
     }
-    signaling.send({ type: "session_start" });
+    if (this.#bridge !== bridge) return;
+    bridge.send({ type: "session_start" });
     this.#greeted = true;
     this.#sendOffer();
   }
@@ -206,13 +227,13 @@ export class Session extends Emitter<SessionEvents> {
     if (this.#offer === "refused" && this.#status !== "waiting") return;
     this.#offer = "sent";
     // Candidates gathered by now are part of the description; later ones follow it.
-    this.#signaling?.send({ type: "offer", sdp: peer.offer });
+    this.#bridge?.send({ type: "offer", sdp: peer.offer });
     if (peer.gathered) this.#sendCandidate(null);
     if (this.#status === "waiting") this.#negotiate();
   }
 
   #sendCandidate(candidate: { candidate: string } | null): void {
-    this.#signaling?.send({
+    this.#bridge?.send({
       type: "candidate",
       candidate: candidate ?? { sdpMid: "0", sdpMLineIndex: 0, candidate: "" },
     });
@@ -233,6 +254,7 @@ export class Session extends Emitter<SessionEvents> {
         this.#deadline(0);
         return this.emit("signaling", "open");
       case "node_status":
+        this.#stand(message.position === undefined ? null : { position: message.position, eta: message.eta });
         return this.#onStatus(message.status);
       case "server_provisioning":
         return this.#onStatus("pending");
@@ -246,8 +268,28 @@ export class Session extends Emitter<SessionEvents> {
           );
         });
       case "error":
-        return this.#onError(fromText(message.message));
+        if (message.id === undefined || !this.#updates.fail(message.id, fromMessage(message)))
+          this.#onError(fromMessage(message));
+        return;
+      case "updated":
+        return this.#updates.receive(message);
+      case "session_end":
+        return this.#onSessionEnd(message.reason);
     }
+  }
+
+  #stand(place: Place | null): void {
+    if (place === null && this.#place === null) return;
+    this.#place = place;
+    this.emit("place", place);
+  }
+
+  /** The bridge has ended the session. A connection that is up says by itself how it ends. */
+  #onSessionEnd(reason: string): void {
+    const error = new BridgeError("session_ended", `The session has ended: ${reason}.`);
+    this.#updates.close(error);
+    if (this.#leaving) this.#end(error);
+    else if (this.#state !== "live" && !this.#interrupted) this.#fail(error);
   }
 
   #onStatus(status: NodeStatus): void {
@@ -268,6 +310,10 @@ export class Session extends Emitter<SessionEvents> {
 
   async #onAnswer(sdp: string): Promise<void> {
     const peer = this.#peer;
+    if (peer && this.#restarting) {
+      this.#restarting = false;
+      return void peer.answer(sdp).catch(() => undefined); // if it does not help, the connection fails
+    }
     if (!peer || this.#answered) return;
     this.#answered = true;
     this.#monitor.marks.mark("answer");
@@ -291,6 +337,7 @@ export class Session extends Emitter<SessionEvents> {
       case "node_lost":
         if (!this.#options.autoRejoin) return this.#end(error);
         this.emit("error", error);
+        this.#updates.close(error);
         this.#leave(); // the bridge puts us at the front of the line and says so next
         return this.#set("reconnecting");
       case "start_failed":
@@ -305,12 +352,28 @@ export class Session extends Emitter<SessionEvents> {
     }
   }
 
+  #onLost(): void {
+    this.#away = true;
+    this.#updates.pause();
+    this.emit("signaling", "lost");
+  }
+
+  #onBack(): void {
+    this.#away = false;
+    this.#updates.goOn();
+    this.emit("signaling", "open");
+    if (this.#interrupted) void this.#restart();
+  }
+
   #onSocketClosed(code: number): void {
     const error = fromClose(code, this.#authenticated);
-    this.#signaling = null;
-    this.#greeted = false;
+    const told = this.#away;
+    this.#bridge = null;
+    this.#greeted = this.#away = false;
+    this.#updates.close(error);
     // Media never depends on the socket: up or interrupted, it goes on until the peer connection fails.
-    if (this.#state === "live" || this.#interrupted) return this.emit("signaling", "lost");
+    if (this.#state === "live" || this.#interrupted)
+      return told ? this.emit("error", error) : this.emit("signaling", "lost");
     this.#fail(error, this.#authenticated || this.#state === "reconnecting");
   }
 
@@ -333,9 +396,19 @@ export class Session extends Emitter<SessionEvents> {
       if (this.#peer) this.#monitor.start(this.#peer.connection);
     } else if (state === "disconnected" && this.#state === "live") {
       this.#set("reconnecting"); // it may come back by itself; if not, it becomes "failed"
+      void this.#restart();
     } else if (state === "failed") {
       this.#fail(new BridgeError("ice_failed"));
     }
+  }
+
+  /** Look for another path to the node: the network may have changed. Only the extension's bridges take it up. */
+  async #restart(): Promise<void> {
+    const peer = this.#peer;
+    if (!peer || !this.#bridge?.extended || this.#away || this.#restarting || !this.#answered) return;
+    this.#restarting = true;
+    await peer.restart().catch(() => undefined);
+    if (this.#peer === peer) this.#bridge?.send({ type: "offer", sdp: peer.offer });
   }
 
   /** The node closed the connection. If the bridge knows more, it says so now. */
@@ -343,7 +416,7 @@ export class Session extends Emitter<SessionEvents> {
     if (!this.#answered) return;
     this.#leaving = true;
     const error = new BridgeError("session_ended");
-    if (this.#signaling) this.#deadline(this.#options.timeouts.farewell, () => this.#end(error));
+    if (this.#bridge && !this.#away) this.#deadline(this.#options.timeouts.farewell, () => this.#end(error));
     else this.#rejoin(error); // the bridge is gone as well: nobody can have meant it
   }
 
@@ -369,6 +442,7 @@ export class Session extends Emitter<SessionEvents> {
   #end(error: BridgeError | null): void {
     if (this.#state === "ended") return;
     this.#error = error;
+    this.#updates.close(error ?? new BridgeError("closed"));
     this.#drop();
     this.#control.close(error ?? new BridgeError("closed"));
     this.#settle.reject(error ?? new BridgeError("closed"));
@@ -377,10 +451,11 @@ export class Session extends Emitter<SessionEvents> {
 
   /** Give up the socket and the peer connection. */
   #drop(): void {
-    const signaling = this.#signaling;
-    this.#signaling = null;
-    this.#greeted = false;
-    signaling?.close();
+    const bridge = this.#bridge;
+    this.#bridge = null;
+    this.#greeted = this.#away = false;
+    bridge?.close();
+    this.#updates.close(new BridgeError("closed"));
     this.#leave();
   }
 
@@ -390,9 +465,10 @@ export class Session extends Emitter<SessionEvents> {
     this.#control.detach();
     this.#monitor.stop();
     this.#answered = false;
-    this.#leaving = false;
+    this.#leaving = this.#restarting = false;
     this.#offer = "none";
     this.#status = null;
+    this.#stand(null);
     const peer = this.#peer;
     this.#peer = null;
     peer?.close();

@@ -2,7 +2,7 @@
 
 import type { BridgeError } from "./errors.ts";
 import type { Stats } from "./stats.ts";
-import type { Model, ParamValues } from "./wire.ts";
+import type { Model, ParamValues, Place } from "./wire.ts";
 
 /**
  * Where a session is.
@@ -45,11 +45,16 @@ export interface SessionOptions {
   /** Values for the model's parameters, sent as soon as the `control` channel opens. */
   params: ParamValues;
   iceServers: RTCIceServer[];
-  /** Come back by itself when the node is lost or the connection breaks. */
+  /** Come back by itself when the node is lost, or the socket or the connection breaks. */
   autoRejoin: boolean;
   timeouts: Timeouts;
   WebSocket: typeof WebSocket;
   RTCPeerConnection: typeof RTCPeerConnection;
+}
+
+export interface UpdateOptions {
+  /** The way that a change of parameters takes: the data channel, or the socket to a bridge that speaks the extension. */
+  via?: "control" | "socket";
 }
 
 export interface SessionEvents {
@@ -63,6 +68,11 @@ export interface SessionEvents {
   stats: Stats;
   /** An error that did not end the session. The one that did is `session.error`. */
   error: BridgeError;
-  /** Whether the socket to the bridge is there. Media goes on without it. */
+  /**
+   * Whether the socket to the bridge is there. Media goes on without it. A bridge that speaks the extension is
+   * dialled again, and the session goes on where it was: then `open` follows.
+   */
   signaling: "open" | "lost";
+  /** The place in line has changed; null once it is left. Only from bridges that speak the extension. */
+  place: Place | null;
 }

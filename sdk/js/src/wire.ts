@@ -1,4 +1,11 @@
-/** The documented client API: every message that crosses the socket, and the model's messages on `control`. */
+/**
+ * The client API: every message that crosses the socket, and the model's messages on `control`.
+ *
+ * What the extension adds is optional, or marked as its own: a bridge that does not speak it sends and takes none of it.
+ */
+
+/** The extension's name as a WebSocket subprotocol. */
+export const SUBPROTOCOL = "rtcbridge.v2";
 
 export interface IceCandidate {
   candidate: string;
@@ -10,17 +17,40 @@ export type ToBridge =
   | { type: "CREDENTIAL"; payload: { credential: string } }
   | { type: "session_start" }
   | { type: "offer"; sdp: string }
-  | { type: "candidate"; candidate: IceCandidate };
+  | { type: "candidate"; candidate: IceCandidate }
+  // of the extension
+  | { type: "update"; id: number; params: ParamValues }
+  | { type: "session_resume"; resume: string; received: number }
+  | { type: "ack"; received: number };
 
 export type NodeStatus = "pending" | "full" | "waiting";
 
 export type FromBridge =
-  | { type: "auth_success" }
-  | { type: "node_status"; status: NodeStatus }
+  | { type: "auth_success"; session?: string; resume?: string }
+  | ({ type: "node_status"; status: NodeStatus } & Partial<Place>)
   | { type: "server_provisioning" }
-  | { type: "error"; message: string }
+  | ({ type: "error"; message: string; id?: number } & ErrorDetails)
   | { type: "answer"; sdp: string }
-  | { type: "candidate"; candidate: IceCandidate | null };
+  | { type: "candidate"; candidate: IceCandidate | null }
+  // of the extension
+  | { type: "updated"; id?: number; values: ParamValues }
+  | { type: "session_resume"; session: string; received: number }
+  | { type: "session_end"; reason: string }
+  | { type: "ack"; received: number }
+  | { type: "reconnect" };
+
+/** A place in line: 1 is the next to be served; `eta` is in seconds, and missing while nothing is known. */
+export interface Place {
+  position: number;
+  eta?: number | undefined;
+}
+
+/** What the extension says of an error; `retry_after` is in seconds. */
+export interface ErrorDetails {
+  code?: string;
+  retryable?: boolean;
+  retry_after?: number;
+}
 
 export type ParamValue = string | number | boolean;
 export type ParamValues = Record<string, ParamValue>;

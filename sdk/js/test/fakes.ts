@@ -1,7 +1,7 @@
 /** A bridge, a socket and a peer connection without a network. Tests say what the bridge answers. */
 
 import { createClient, type ClientOptions, type Session, type SessionState } from "../src/index.ts";
-import type { FromBridge, ToBridge } from "../src/wire.ts";
+import { SUBPROTOCOL, type FromBridge, type ToBridge } from "../src/wire.ts";
 
 type Handler = ((event: never) => void) | null;
 
@@ -19,7 +19,12 @@ export class FakeSocket {
   closedWith: number | null = null;
   readonly sent: ToBridge[] = [];
 
-  constructor(readonly url: string) {
+  protocol = "";
+
+  constructor(
+    readonly url: string,
+    readonly protocols: string[] = [],
+  ) {
     FakeSocket.made.push(this);
   }
 
@@ -34,7 +39,8 @@ export class FakeSocket {
 
   // ---- the bridge's side
 
-  open(): void {
+  open(protocol = ""): void {
+    this.protocol = protocol;
     this.readyState = 1;
     this.onopen?.({} as never);
   }
@@ -101,6 +107,7 @@ export class FakePeer {
   readonly kinds: string[] = [];
   channel!: FakeChannel;
   closed = false;
+  restarts = 0;
 
   constructor(readonly configuration: RTCConfiguration) {
     FakePeer.made.push(this);
@@ -123,10 +130,15 @@ export class FakePeer {
     }));
   }
 
+  restartIce(): void {
+    this.restarts += 1;
+  }
+
   async setLocalDescription(): Promise<void> {
     await Promise.resolve();
     this.signalingState = "have-local-offer";
-    this.localDescription = { sdp: `offer ${FakePeer.made.indexOf(this)}` };
+    const again = this.restarts ? ` again` : "";
+    this.localDescription = { sdp: `offer ${FakePeer.made.indexOf(this)}${again}` };
   }
 
   async setRemoteDescription({ sdp }: { sdp: string }): Promise<void> {
@@ -192,6 +204,8 @@ export class FakeStream {
   }
 }
 
+/** What a bridge that speaks the extension says to a valid credential. */
+export const WELCOME = { type: "auth_success", session: "s", resume: "token" } as const;
 export const KEY = "sk_TEST01_my0Secret1Token2Value3";
 
 export interface Stage {
@@ -235,11 +249,11 @@ export async function begin(options: Partial<ClientOptions> = {}, params = {}): 
 }
 
 /** A session whose media is up, with an open `control` channel. */
-export async function live(options: Partial<ClientOptions> = {}, params = {}): Promise<Stage> {
+export async function live(options: Partial<ClientOptions> = {}, params = {}, extended = false): Promise<Stage> {
   const stage = await begin(options, params);
-  stage.socket.open();
+  stage.socket.open(extended ? SUBPROTOCOL : "");
   await settle();
-  stage.socket.tell({ type: "auth_success" }, { type: "node_status", status: "waiting" });
+  stage.socket.tell(extended ? WELCOME : { type: "auth_success" }, { type: "node_status", status: "waiting" });
   await answered(stage);
   return stage;
 }

@@ -170,11 +170,16 @@ for (const [when, close, code, retryable] of [
   });
 }
 
-test("a bridge that cannot be reached: network, and no second attempt", async () => {
+test("a bridge that cannot be reached: network, tried once with the extension and once without", async () => {
   stage = await begin();
   stage.socket.drop(1006);
+  assert.equal(stage.session.state, "connecting");
+  stage.socket.drop(1006);
   assert.equal(stage.session.error?.code, "network");
-  assert.equal(FakeSocket.made.length, 1);
+  assert.deepEqual(
+    FakeSocket.made.map(({ protocols }) => protocols),
+    [["rtcbridge.v2"], []],
+  );
 });
 
 test("a socket that never opens", async () => {

@@ -1,6 +1,6 @@
 """What the store says is there, running bridge or not: nodes, sessions and pools.
 
-A session is recorded within milliseconds, a node before anything is done to it.
+A session is recorded within a tenth of a second, a node before anything is done to it.
 """
 
 import argparse

@@ -41,7 +41,7 @@ def _check_shared(config: Config, where: Callable[[str], str]) -> None:
     only = f"nothing, since {where('engine.url')} is not memory://"
     for pool in config.pools:
         here = f"{where('pools').removesuffix('pools')}[[pools]] {shown(pool.name)}"
-        for key in ("fair", "fallback", "max_per_project"):
+        for key in ("fair", "fallback"):
             if getattr(pool, key):
                 raise ConfigError(f"{here}: {key}: expected {only}")
     for index, project in enumerate(config.projects):

@@ -466,9 +466,11 @@ def decode_as(decoder: Decoder[_T], frame: Frame, path: str = "$") -> _T:
 
 
 def _checked_sdp(sdp: Raw, path: str = "$.sdp") -> bytes:
-    if not decode_as(_text, sdp, path):
+    text = bytes(sdp)
+    # That it is JSON has been seen with the frame around it. In ASCII it is a string then if it begins as one.
+    if not (text.isascii() and text.startswith(b'"') and len(text) > 2) and not decode_as(_text, sdp, path):
         raise ProtocolError(f"Bad message: Expected a non-empty string - at `{path}`")
-    return bytes(sdp)
+    return text
 
 
 def _checked_candidate(candidate: Raw, path: str = "$.candidate") -> bytes:

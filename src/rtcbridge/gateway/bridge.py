@@ -6,13 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, Error, ProtocolError
+from rtcbridge.core.errors import CloseCode, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
     Away,
@@ -32,7 +32,7 @@ from rtcbridge.core.events import (
     Suspend,
     Yield,
 )  # fmt: skip
-from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect, NodeUpdated, Status
+from rtcbridge.core.messages import CANDIDATE_PREFIX, Dialect
 from rtcbridge.core.node import UP, Node, NodeState, Order, duration
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
@@ -40,6 +40,7 @@ from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
 from rtcbridge.gateway.links import Link, Socket, Way
 from rtcbridge.gateway.recent import RecentCount
+from rtcbridge.gateway.recipient import Client
 from rtcbridge.gateway.timers import Lane, Timer, TimerWheel
 from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
 
@@ -60,7 +61,7 @@ class Entry:
         "target", "timer",
     )  # fmt: skip
 
-    def __init__(self, session: Session, pool: Pool, project: str, client: "Client | None") -> None:
+    def __init__(self, session: Session, pool: Pool, project: str, client: Client | None) -> None:
         self.session = session
         self.pool = pool
         self.project = project
@@ -74,37 +75,6 @@ class Entry:
         self.early: list[Callable[[], object]] | None = None  # what the client says while the pool is being asked
         self.begun = False  # the ledger and the node know of it
         self.delivered = False  # its offer went out on a socket of the node
-
-
-class Client(Protocol):
-    """Whom a session speaks to: a socket, or what stays of a client of the extension between two sockets."""
-
-    entry: Entry | None  # its session, or the last one that it had
-
-    @property
-    def away(self) -> bool:
-        """Whether it has no socket now, and may come back."""
-
-    def send(self, *parts: bytes) -> None:
-        """Send one message, the parts joined."""
-
-    def send_between(self, head: bytes, body: bytes, tail: bytes) -> None:
-        """`send` of three parts, for what is relayed."""
-
-    def inform(self, status: Status) -> None:
-        """Say where its session stands."""
-
-    def refuse(self, error: Error) -> None:
-        """Say that something cannot be."""
-
-    def over(self, reason: str) -> None:
-        """Say that its session has ended, if it is one that is told."""
-
-    def updated(self, message: NodeUpdated) -> None:
-        """Pass on what the node says to an update."""
-
-    def new_id(self, now: float) -> str:
-        """The id of its next session; `now` in Unix seconds."""
 
 
 class Bridge:

@@ -6,7 +6,7 @@ from typing import Final
 from rtcbridge.core import messages
 from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import Closed, Dropped
-from rtcbridge.core.messages import Credential, NodeUpdated, Status
+from rtcbridge.core.messages import Credential, NodeUpdated, Status, UpdateId
 from rtcbridge.core.pool import Pool
 from rtcbridge.gateway.bridge import Bridge, Entry, new_session_id
 from rtcbridge.gateway.links import Socket
@@ -141,7 +141,7 @@ class ClientSocket(CredentialSocket):
         """Say where the session stands."""
         self.send(messages.NODE_STATUS[status])
 
-    def refuse(self, error: Error) -> None:
+    def refuse(self, error: Error, text: str = "", id: UpdateId | None = None) -> None:
         """Say that something cannot be."""
         self.send(messages.client_error(error.text))
 

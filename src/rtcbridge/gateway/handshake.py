@@ -21,9 +21,8 @@ _ACCEPTED: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "
 )
 _PLAIN: Final = re.compile(
-    rb"GET (/[A-Za-z0-9/_-]*) HTTP/1\.1\r\n((?:[!#$%&'*+.^`|~\w-]+: [\x20-\x7e]*[\x21-\x7e]\r\n)+)\r\n"
+    rb"GET (/[A-Za-z0-9/_-]*) HTTP/1\.1\r\n((?:[!#$%&'*+.^`|~\w-]+: [!-~](?:[ -~]*[!-~])?\r\n)+)\r\n"
 )
-_FIELD: Final = re.compile(rb"([^:\r\n]+): +([^\r\n]*)\r\n")
 _PLAIN_CONNECTION: Final = frozenset({b"upgrade", b"keep-alive, upgrade"})
 _PLAIN_KEY: Final = re.compile(rb"[A-Za-z0-9+/]{21}[AQgw]==")  # 16 bytes in base64
 
@@ -163,7 +162,8 @@ def plain_upgrade(data: bytes, max_head: int) -> PlainUpgrade | None:
     if (match := _PLAIN.match(data, 0, max_head)) is None:
         return None
     path, block = match.groups()
-    headers = [(name.lower(), value) for name, value in _FIELD.findall(block)]
+    lines = [line.partition(b": ") for line in block[:-2].split(b"\r\n")]
+    headers = [(name.lower(), value) for name, _, value in lines]
     fields = dict(headers)
     key = fields.get(b"sec-websocket-key", b"")
     if (

@@ -35,11 +35,12 @@ class Link:
 
     Attributes:
         epoch: Of the node's socket, where several bridges share the pool.
+        updates: Whether the node takes updates over its socket; the same.
         load: From 0 to 1, by the node's last heartbeat.
         stats: Whatever else that heartbeat said.
     """
 
-    __slots__ = ("_held", "_size", "epoch", "load", "max_held", "node", "overflown", "socket", "stats")
+    __slots__ = ("_held", "_size", "epoch", "load", "max_held", "node", "overflown", "socket", "stats", "updates")
 
     def __init__(self, node: str, max_held: int) -> None:
         self.node = node
@@ -47,6 +48,7 @@ class Link:
         self.socket: Socket | None = None
         self.overflown = False
         self.epoch = 0
+        self.updates = True
         self.load: float | None = None
         self.stats: dict[str, Any] | None = None
         self._held: list[bytes] = []

@@ -115,6 +115,7 @@ class Server:
         self._windows.start()
         self._reconciler.start()
         if isinstance(self.bridge, SharedBridge):
+            self.bridge.do(self._admin.overrides.follow())
             await self.bridge.wait_led()
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)

@@ -1,8 +1,8 @@
 """Server side of a WebSocket (RFC 6455) on `asyncio.Protocol`: no buffer a connection, few writes.
 
 Why our own: a relay's cost is its sockets. Here a chunk from the network is parsed in place, all that a socket
-has to send in a turn of the event loop, or in a few busy ones, goes out in one write, and an idle connection
-holds no buffer.
+has to send in a turn of the event loop, or in a few while connections are being opened, goes out in one write,
+and an idle connection holds no buffer.
 No extension is negotiated, permessage-deflate (RFC 7692) least of all: it costs tens of kilobytes a connection.
 """
 
@@ -118,7 +118,7 @@ class WebSocket(asyncio.Protocol):
         """Begin on a transport that is handed over; `first` is sent before all else (the 101 response)."""
         self._group = group
         self._transport = transport
-        group.connections.add(self)
+        group.enter(self)
         transport.set_protocol(self)
         if first:
             self._put(first)

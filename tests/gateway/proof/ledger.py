@@ -9,7 +9,7 @@ import msgspec
 
 from rtcbridge.ports import LedgerError, NodeRow, SessionRow
 
-GATHER = 0.01  # seconds that sessions are gathered, as in the real one
+GATHER = 0.05  # seconds that sessions are gathered, as in the real one
 
 
 @dataclass

@@ -66,6 +66,25 @@ def test_a_busy_turn_waits_for_the_next_ones_while_they_add_to_it(world: World) 
     ]
 
 
+def test_nothing_waits_where_no_connection_is_opened(world: World) -> None:
+    sockets = [world.open() for _ in range(3)]
+    for flush in range(4):
+        for socket, _ in sockets:
+            socket.send(b"soon")
+        world.loop.turn()
+        assert sockets[0][1].writes == [b"\x81\x04soon"] * flush
+        world.loop.turn()
+    for socket, _ in sockets:
+        socket.send(b"now")
+    world.loop.turn()
+    assert all(transport.writes[-1] == b"\x81\x03now" for _, transport in sockets)
+    world.open()
+    for socket, _ in sockets:
+        socket.send(b"soon")
+    world.loop.turn()
+    assert all(transport.writes[-1] == b"\x81\x03now" for _, transport in sockets)
+
+
 @pytest.mark.parametrize(("a_turn", "turns"), [(3, 9), (30, 3), (64, 1)])
 def test_the_waiting_has_an_end(world: World, a_turn: int, turns: int) -> None:
     opened = []

@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 
-from rtcbridge.drivers.engine.memory_pool import Pool, Waiter
+from rtcbridge.drivers.engine.memory_pool import Pool, Share, Waiter
 from rtcbridge.drivers.engine.names import checked, checked_info
 from rtcbridge.ports_engine import (
     FencedError,
@@ -57,22 +57,52 @@ class MemoryStore:
         self._engine, self._pool, self._me = engine, pool, engine.replica
 
     async def reserve(
-        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+        self,
+        session: str,
+        *,
+        rank: int = 0,
+        front: bool = False,
+        exclude: str = "",
+        patient: bool = True,
+        project: str = "",
+        limit: int = 0,
     ) -> Standing:
         """See `Store`."""
-        checked(session, exclude)
-        pool = self._pool
+        checked(session, exclude, project)
+        pool, share = self._pool, Share(project, limit)
         new = session not in pool.claims and session not in pool.waiters
         if new:
-            pool.enter(session, Waiter(self._me, exclude, pool.key(session, rank, front)))
-            pool.serve(session)
+            pool.enter(session, Waiter(self._me, exclude, pool.key(session, rank, front), share))
+        elif session in pool.waiters:
+            pool.waiters[session].share = share
+        pool.serve(session)
         standing = pool.standing(session)
         if new and isinstance(standing, Place) and not patient and standing.place > standing.supply:
             pool.leave(session)
         return standing
 
+    async def succeed(self, session: str, old: str, *, rank: int = 0, project: str = "", limit: int = 0) -> Standing:
+        """See `Store`."""
+        checked(session, old, project)
+        pool = self._pool
+        if session in pool.claims or session in pool.waiters:
+            return pool.standing(session)
+        claim, waiter = pool.claims.get(old), pool.waiters.get(old)
+        pool.lost.discard(old)
+        if claim is not None and not claim.live and claim.owner == self._me:
+            pool.leave(old)
+            pool.give(session, claim.node, self._me, claim.share)
+        elif waiter is not None and waiter.owner == self._me:
+            pool.leave(old)
+            pool.enter(session, Waiter(self._me, "", (*waiter.key[:2], session), waiter.share))
+            pool.serve(session)
+        else:
+            return await self.reserve(session, rank=rank, front=True, project=project, limit=limit)
+        return pool.standing(session)
+
     async def release(self, session: str) -> bool:
         """See `Store`."""
+        self._pool.lost.discard(session)
         known = self._pool.leave(session)
         self._pool.serve()
         return known
@@ -84,14 +114,16 @@ class MemoryStore:
         claim.live = True
         return True
 
-    async def hold(self, session: str, node: str, epoch: int) -> bool:
+    async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
         """See `Store`."""
-        checked(session, node)
+        checked(session, node, project)
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None:
             if claim.node.id != node:
                 return False
             claim.owner, claim.live, claim.orphaned = self._me, True, inf
+            if not claim.share.project:
+                pool.charge(session, claim, Share(project, limit))
             if claim.node.epoch != epoch:
                 pool.wake(self._me, News.MOVED, session, claim.node)
             return True
@@ -99,7 +131,7 @@ class MemoryStore:
         if there is None or there.epoch != epoch or len(there.sessions) >= there.capacity:
             return False
         pool.leave(session)
-        pool.give(session, there, self._me, True)
+        pool.give(session, there, self._me, Share(project, limit), live=True)
         return True
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
@@ -107,7 +139,7 @@ class MemoryStore:
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None and not claim.live and pool.line:
             pool.leave(session)
-            pool.enter(session, Waiter(claim.owner, "", pool.key(session, rank, False)))
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, rank, False), claim.share))
             pool.serve(session)
         return pool.standing(session)
 
@@ -116,13 +148,13 @@ class MemoryStore:
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None and not claim.live:
             pool.leave(session)
-            pool.enter(session, Waiter(claim.owner, "", pool.key(session, 0, True)))
+            pool.enter(session, Waiter(claim.owner, "", pool.key(session, 0, True), claim.share))
         waiter = pool.waiters[session]
         if not waiter.away:
             waiter.away = True
             pool.line.remove(waiter.key)
         pool.serve()
-        return Place(0, pool.supply, pool.cause)
+        return pool.place(session)
 
     async def resume(self, session: str) -> Standing:
         """See `Store`."""
@@ -143,6 +175,7 @@ class MemoryStore:
         *,
         open: bool = True,
         info: str = "",
+        supply: int | None = None,
     ) -> Registered:
         """See `Store`."""
         checked(node, socket, *sessions)
@@ -153,6 +186,7 @@ class MemoryStore:
             there.capacity = capacity
             pool.adopt(there, sessions, self._engine.grace)
         there.capacity, there.open, there.info = capacity, open, info
+        pool.supply = pool.supply if supply is None else supply
         pool.serve()
         return Registered(there.epoch, {session: pool.claims[session].owner for session in there.sessions})
 
@@ -181,9 +215,8 @@ class MemoryStore:
             return False
         pool.remove(there)
         for session in sorted(there.sessions):
-            owner = pool.claims[session].owner
-            pool.leave(session)
-            pool.wake(owner, News.LOST, session, there)
+            pool.lose(session, there)
+        pool.serve()
         return True
 
     async def lead(self) -> Lead:
@@ -191,24 +224,27 @@ class MemoryStore:
         pool, now = self._pool, self._engine.hub.clock()
         valid = bool(pool.leader) and pool.until > now
         if valid and pool.leader != self._me:
-            return Lead(0, pool.leader)
+            return Lead(0, pool.leader, len(self._engine.hub.engines))
         if not valid:
             pool.token += 1
         pool.leader, pool.until = self._me, now + self._engine.lease
-        return Lead(pool.token, self._me)
+        return Lead(pool.token, self._me, len(self._engine.hub.engines))
 
-    async def publish(self, token: int, supply: int, cause: str = "") -> None:
+    async def publish(self, token: int, supply: int, cause: str = "", version: str = "") -> bool:
         """See `Store`."""
         if token != self._pool.token:
             raise FencedError("another replica leads the pool")
+        if version not in ("", self._pool.version):
+            return False
         self._pool.supply, self._pool.cause = supply, cause
+        return True
 
     async def places(self) -> Mapping[str, Place]:
         """See `Store`."""
         pool = self._pool
-        place = {key[2]: number for number, key in enumerate(pool.line, start=1)}
+        numbers = {key[2]: number for number, key in enumerate(pool.line, start=1)}
         mine = [session for session, waiter in pool.waiters.items() if waiter.owner == self._me]
-        return {session: Place(place.get(session, 0), pool.supply, pool.cause) for session in mine}
+        return {session: pool.place(session, numbers.get(session, 0)) for session in mine}
 
     async def find(self, session: str) -> SessionView | None:
         """See `Store`."""
@@ -227,6 +263,8 @@ class MemoryStore:
             leader=pool.leader if pool.until > self._engine.hub.clock() else "",
             supply=pool.supply,
             recovering=0.0,
+            version=pool.version,
+            excluding={session: waiter.exclude for session, waiter in pool.waiters.items() if waiter.exclude},
         )
 
 

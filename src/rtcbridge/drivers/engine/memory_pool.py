@@ -37,12 +37,21 @@ class Node:
         )
 
 
+@dataclass(frozen=True)
+class Share:
+    """Whose slot it is, and how many of them that project may hold; 0: any number."""
+
+    project: str = ""
+    limit: int = 0
+
+
 @dataclass
 class Claim:
     """A slot that is held; `orphaned`: when it ends if nobody takes it over."""
 
     node: Node
     owner: str
+    share: Share
     live: bool = False
     orphaned: float = inf
 
@@ -61,6 +70,7 @@ class Waiter:
     owner: str
     exclude: str
     key: tuple[float, int, str]
+    share: Share
     away: bool = False
 
 
@@ -72,12 +82,19 @@ class Pool:
         self.claims: dict[str, Claim] = {}
         self.waiters: dict[str, Waiter] = {}
         self.line: list[tuple[float, int, str]] = []
+        self.projects: dict[str, set[str]] = {}  # the sessions with slots of each
         self.leader, self.until, self.token = "", 0.0, 0
         self.supply, self.cause = 0, ""
         self.clock = clock
+        self.lost: set[str] = set()  # sessions whose owner is told so: what they get now is no news of theirs
         self._gone = 0  # no node that has gone had a higher epoch
         self._order = itertools.count(1)
         self._wake = wake
+
+    @property
+    def version(self) -> str:
+        """Another one after each change of a node."""
+        return str([(node.id, node.capacity, node.epoch, node.open, node.replica) for node in self.nodes.values()])
 
     def wake(self, owner: str, news: News, session: str, node: Node) -> None:
         """Tell a replica of a session."""
@@ -89,28 +106,35 @@ class Pool:
         node, claim = self.nodes.get(wake.node), self.claims.get(wake.session)
         match wake.news:
             case News.LOST:
-                return claim is None
+                return wake.session in self.lost
             case News.REPLACED:
                 return node is None or node.replica == wake.replica
             case News.MOVED:
-                return (
-                    claim is not None
-                    and claim.node is node
-                    and (node.epoch, node.replica)
-                    == (
-                        wake.epoch,
-                        wake.replica,
-                    )
-                )
+                here = claim is not None and claim.node is node and wake.session not in self.lost
+                return here and node is not None and (node.epoch, node.replica) == (wake.epoch, wake.replica)
             case _:
-                return claim is not None and claim.node is node
+                return claim is not None and claim.node is node and wake.session not in self.lost
 
     def standing(self, session: str) -> Standing:
         """Return what a session has."""
         if (claim := self.claims.get(session)) is not None:
             return Grant(claim.node.id, claim.node.epoch, claim.node.replica)
         waiter = self.waiters[session]
-        return Place(0 if waiter.away else self.line.index(waiter.key) + 1, self.supply, self.cause)
+        return self.place(session, 0 if waiter.away else self.line.index(waiter.key) + 1)
+
+    def place(self, session: str, number: int = 0) -> Place:
+        """Return the place of a session by its number in line."""
+        return Place(number, self.supply, self.cause, self._at_limit(self.waiters[session].share))
+
+    def _at_limit(self, share: Share) -> bool:
+        """Whether a project holds as many slots as it may."""
+        return bool(share.project) and 0 < share.limit <= len(self.projects.get(share.project, ()))
+
+    def charge(self, session: str, claim: Claim, share: Share) -> None:
+        """Count a slot as one of a project."""
+        claim.share = share
+        if share.project:
+            self.projects.setdefault(share.project, set()).add(session)
 
     def key(self, session: str, rank: int, front: bool) -> tuple[float, int, str]:
         """Return where a session that comes now stands in line."""
@@ -126,6 +150,8 @@ class Pool:
         """Take the slot or the place from a session."""
         if (claim := self.claims.pop(session, None)) is not None:
             claim.node.sessions.discard(session)
+            if project := claim.share.project:
+                self.projects[project].discard(session)
         elif (waiter := self.waiters.pop(session, None)) is not None:
             if not waiter.away:
                 self.line.remove(waiter.key)
@@ -133,10 +159,21 @@ class Pool:
             return False
         return True
 
-    def give(self, session: str, node: Node, owner: str, live: bool = False) -> Claim:
+    def lose(self, session: str, node: Node) -> None:
+        """A slot is lost with its node; its session waits before all others until its owner has spoken."""
+        claim = self.claims[session]
+        owner = claim.owner
+        self.leave(session)
+        if owner:
+            self.lost.add(session)
+            self.enter(session, Waiter(owner, "", self.key(session, 0, True), claim.share))
+            self.wake(owner, News.LOST, session, node)
+
+    def give(self, session: str, node: Node, owner: str, share: Share, *, live: bool = False) -> Claim:
         """Let a session hold a slot."""
         node.sessions.add(session)
-        claim = self.claims[session] = Claim(node, owner, live)
+        claim = self.claims[session] = Claim(node, owner, share, live)
+        self.charge(session, claim, share)
         return claim
 
     def orphan(self, session: str, claim: Claim, grace: float) -> None:
@@ -159,10 +196,12 @@ class Pool:
         self.expire()
         for key in list(self.line):
             waiter = self.waiters[key[2]]
+            if self._at_limit(waiter.share):
+                continue
             node = self.free(waiter.exclude)
             if node is not None:
                 self.leave(key[2])
-                self.give(key[2], node, waiter.owner)
+                self.give(key[2], node, waiter.owner, waiter.share)
                 if key[2] != caller:
                     self.wake(waiter.owner, News.GRANTED, key[2], node)
             elif not waiter.exclude:
@@ -204,8 +243,7 @@ class Pool:
         for session in sorted(node.sessions):
             claim = self.claims[session]
             if claim.live and session not in sessions:
-                self.leave(session)
-                self.wake(claim.owner, News.LOST, session, node)
+                self.lose(session, node)
         self._moved(node)
         return node
 
@@ -213,8 +251,10 @@ class Pool:
         """Let sessions that a node lists, and that nobody claims, keep their slots as orphans."""
         for session in sessions:
             if session not in self.claims and len(node.sessions) < node.capacity:
+                waiter = self.waiters.get(session)
                 self.leave(session)
-                self.orphan(session, self.give(session, node, "", True), grace)
+                share = waiter.share if waiter is not None else Share()
+                self.orphan(session, self.give(session, node, "", share, live=True), grace)
 
     def disconnect(self, node: Node) -> None:
         """The socket of a node has gone."""

@@ -7,8 +7,16 @@ from msgspec import Struct
 from rtcbridge.ports_engine import Grant, News, Standing, Wake
 
 
-@dataclass
-class Held:
+class Wish(Struct, frozen=True):
+    """How a session wants to be served: see `Store.reserve`."""
+
+    rank: int = 0
+    exclude: str = ""
+    project: str = ""
+    limit: int = 0
+
+
+class Held(Struct):
     """A slot of a session of this replica. `serial`: the news up to this number are in it."""
 
     node: str
@@ -16,14 +24,13 @@ class Held:
     replica: str
     live: bool
     serial: int
+    wish: Wish
 
 
-@dataclass
-class Waiting:
+class Waiting(Struct):
     """A place in line of a session of this replica."""
 
-    rank: int
-    exclude: str
+    wish: Wish
     score: str
     suspended: bool
     serial: int
@@ -98,24 +105,30 @@ class Mirror:
 
     def end(self, subject: str) -> list[Wake]:
         """It has come back: return the news that waited for that."""
-        left = self._calls[subject] - 1
+        left = self._calls.pop(subject) - 1
         if left:
             self._calls[subject] = left
             return []
-        del self._calls[subject]
-        kept = self._kept.pop(subject, ()) if self._kept else ()
+        if subject not in self._kept:
+            return []
+        kept = self._kept.pop(subject)
         return [wake for rumour in kept for wake in self.take(rumour)]
 
-    def settle(self, session: str, standing: Standing, serial: int, rank: int, exclude: str, score: str) -> None:
+    def wish(self, session: str) -> Wish | None:
+        """How a session that has a slot or a place wanted to be served."""
+        own = self.held.get(session) or self.waiting.get(session)
+        return None if own is None else own.wish
+
+    def settle(self, session: str, standing: Standing, serial: int, wish: Wish, score: str = "") -> None:
         """Note what an answer says that a session has."""
         if isinstance(standing, Grant):
             old = self.held.get(session)
             live = old is not None and old.live and old.node == standing.node
             self.waiting.pop(session, None)
-            self.held[session] = Held(standing.node, standing.epoch, standing.replica, live, serial)
+            self.held[session] = Held(standing.node, standing.epoch, standing.replica, live, serial, wish)
         else:
             self.held.pop(session, None)
-            self.waiting[session] = Waiting(rank, exclude, score, standing.place == 0, serial)
+            self.waiting[session] = Waiting(wish, score, standing.place == 0, serial)
 
     def forget(self, session: str) -> None:
         """A session has nothing any more."""
@@ -165,7 +178,7 @@ class Mirror:
                 del self.held[session]
             case "granted" if waiting is not None:
                 del self.waiting[session]
-                self.held[session] = Held(rumour.node, rumour.epoch, rumour.replica, False, rumour.serial)
+                self.held[session] = Held(rumour.node, rumour.epoch, rumour.replica, False, rumour.serial, waiting.wish)
             case _:
                 return []
         return [rumour.wake]

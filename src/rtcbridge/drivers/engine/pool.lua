@@ -3,6 +3,7 @@
 -- ARGV: command, engine's epoch, this replica as "name|epoch", generation of its connection, then what the command takes.
 local P, cmd, me = KEYS[1], ARGV[1], ARGV[3]
 local META, NODES, INFO, FREE, SESSIONS = P .. 'meta', P .. 'nodes', P .. 'info', P .. 'free', P .. 'sessions'
+local EXCLUDING = P .. 'excluding'
 local LINE, WAITING, AWAY, REPLICAS, ORPHANS = P .. 'line', P .. 'waiting', P .. 'away', P .. 'replicas', P .. 'orphans'
 local call = redis.call
 local STEP = 4294967296 -- between two ranks of the line; within one, the order of coming
@@ -68,14 +69,15 @@ local function put_node(node)
   refree(node)
 end
 
--- sessions: "node|node's epoch|live|token of its last yield|owner's name|owner's epoch"; an orphan's owner is "|"
+-- sessions: "node|node's epoch|live|token of its last yield|project|its limit|owner's name|owner's epoch"; an orphan's
+-- owner is "|"
 local function claim_of(session)
   local value = call('HGET', SESSIONS, session)
   if not value then return nil end
   local part = split(value)
   return {
     session = session, node = part[1], epoch = tonumber(part[2]), live = part[3] == '1', token = part[4],
-    owner = part[5] .. '|' .. part[6],
+    project = part[5], limit = part[6], owner = part[7] .. '|' .. part[8],
   }
 end
 
@@ -85,8 +87,9 @@ local function disown(owner, session) if owner ~= '|' then call('SREM', P .. 'ow
 local function put_claim(claim)
   call('SADD', P .. 'node:' .. claim.node, claim.session)
   own(claim.owner, claim.session)
+  if claim.project ~= '' then call('SADD', P .. 'project:' .. claim.project, claim.session) end
   call('HSET', SESSIONS, claim.session, table.concat({
-    claim.node, integer(claim.epoch), claim.live and '1' or '0', claim.token, claim.owner,
+    claim.node, integer(claim.epoch), claim.live and '1' or '0', claim.token, claim.project, claim.limit, claim.owner,
   }, '|'))
 end
 
@@ -107,21 +110,31 @@ local function drop_claim(claim)
   call('HDEL', SESSIONS, claim.session)
   call('SREM', P .. 'node:' .. claim.node, claim.session)
   call('ZREM', ORPHANS, claim.session)
+  if claim.project ~= '' then call('SREM', P .. 'project:' .. claim.project, claim.session) end
   disown(claim.owner, claim.session)
   local node = node_of(claim.node)
   if node then refree(node) end
 end
 
--- waiting: "excluded node|token of its last yield|owner's name|owner's epoch"; the line has its place
+-- waiting: "excluded node|token of its last yield|project|its limit|owner's name|owner's epoch"; the line has its place
 local function waiter_of(session)
   local value = call('HGET', WAITING, session)
   if not value then return nil end
   local part = split(value)
-  return { session = session, exclude = part[1], token = part[2], owner = part[3] .. '|' .. part[4] }
+  return {
+    session = session, exclude = part[1], token = part[2], project = part[3], limit = part[4],
+    owner = part[5] .. '|' .. part[6],
+  }
+end
+
+local function note_waiter(waiter)
+  local text = { waiter.exclude, waiter.token, waiter.project, waiter.limit, waiter.owner }
+  call('HSET', WAITING, waiter.session, table.concat(text, '|'))
 end
 
 local function put_waiter(waiter, score)
-  call('HSET', WAITING, waiter.session, table.concat({ waiter.exclude, waiter.token, waiter.owner }, '|'))
+  note_waiter(waiter)
+  if waiter.exclude ~= '' then call('HSET', EXCLUDING, waiter.session, waiter.exclude) end
   call('ZADD', LINE, score, waiter.session)
   own(waiter.owner, waiter.session)
 end
@@ -130,11 +143,25 @@ local function drop_waiter(waiter)
   call('HDEL', WAITING, waiter.session)
   call('ZREM', LINE, waiter.session)
   call('HDEL', AWAY, waiter.session)
+  if waiter.exclude ~= '' then call('HDEL', EXCLUDING, waiter.session) end
   disown(waiter.owner, waiter.session)
 end
 
 local function score_of(rank) return rank * STEP + call('HINCRBY', META, 'last', 1) end
 local function front_score() return FRONT * STEP - call('HINCRBY', META, 'pushed', 1) end
+
+-- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session
+-- succeed it, or releases it: in between, nobody overtakes it.
+local function lose(claim, node)
+  drop_claim(claim)
+  if claim.owner ~= '|' then
+    put_waiter({
+      session = claim.session, exclude = '', token = '', project = claim.project, limit = claim.limit,
+      owner = claim.owner,
+    }, front_score())
+    wake(claim.owner, 'lost', claim.session, node)
+  end
+end
 
 -- Tell of an orphan, but while owners are still coming back.
 local function tell_orphan(node, session)
@@ -180,28 +207,41 @@ local function free_node(exclude)
   return nil
 end
 
+-- Whether a project holds as many slots of the pool as it may.
+local function at_limit(project, limit)
+  limit = tonumber(limit)
+  return project ~= '' and limit > 0 and call('SCARD', P .. 'project:' .. project) >= limit
+end
+
 local function give(waiter, node)
   put_claim({
     session = waiter.session, node = node.id, epoch = node.epoch, live = false, token = waiter.token,
-    owner = waiter.owner,
+    project = waiter.project, limit = waiter.limit, owner = waiter.owner,
   })
   refree(node)
 end
 
 -- Give the free slots to the line; all but the caller's own session are told through their replica's stream.
 local function serve(caller)
-  local at = 0
-  while call('ZCARD', LINE) > at and call('ZCARD', FREE) > 0 do
-    local session = call('ZRANGE', LINE, at, at)[1]
-    local waiter = waiter_of(session)
-    local node = free_node(waiter.exclude)
-    if node then
-      drop_waiter(waiter)
-      give(waiter, node)
-      if session ~= caller then wake(waiter.owner, 'granted', session, node) end
-    else
-      at = at + 1
+  local passed, size, full = 0, 1, {}
+  while call('ZCARD', FREE) > 0 do
+    local sessions = call('ZRANGE', LINE, passed, passed + size - 1)
+    if #sessions == 0 then return end
+    for _, session in ipairs(sessions) do
+      local waiter = waiter_of(session)
+      local limit = waiter.project .. '|' .. waiter.limit
+      full[limit] = full[limit] or at_limit(waiter.project, waiter.limit)
+      local node = not full[limit] and free_node(waiter.exclude)
+      if node then
+        drop_waiter(waiter)
+        give(waiter, node)
+        if session ~= caller then wake(waiter.owner, 'granted', session, node) end
+        if call('ZCARD', FREE) == 0 then return end
+      else
+        passed = passed + 1
+      end
     end
+    size = math.min(4 * size, 256)
   end
 end
 
@@ -209,6 +249,7 @@ local function serve_unless_recovering(caller)
   if call('ZCARD', LINE) > 0 and call('ZCARD', FREE) > 0 and recovering() == 0 then serve(caller) end
 end
 
+local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
 local function supply() return call('HGET', META, 'supply') or '0' end
 local function cause() return call('HGET', META, 'cause') or '' end
 
@@ -222,8 +263,9 @@ local function standing(session)
   local claim, serial = claim_of(session), call('HGET', META, 'serial') or '0'
   if claim then return { 'grant', serial, claim.node, integer(claim.epoch), replica_of(node_of(claim.node)) } end
   if call('HEXISTS', WAITING, session) == 1 then
-    local score = call('ZSCORE', LINE, session) or call('HGET', AWAY, session)
-    return { 'place', serial, tostring(place_of(session)), supply(), score, cause() }
+    local score, waiter = call('ZSCORE', LINE, session) or call('HGET', AWAY, session), waiter_of(session)
+    local barred = at_limit(waiter.project, waiter.limit) and '1' or '0'
+    return { 'place', serial, tostring(place_of(session)), supply(), score, cause(), barred }
   end
   return { 'none', serial }
 end
@@ -274,11 +316,12 @@ local function reap(grace)
 end
 
 local function wipe()
+  for _, session in ipairs(call('HKEYS', SESSIONS)) do call('DEL', P .. 'project:' .. claim_of(session).project) end
   for _, id in ipairs(call('HKEYS', NODES)) do call('DEL', P .. 'node:' .. id) end
   for _, replica in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do
     call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
   end
-  call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, REPLICAS, ORPHANS)
+  call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, EXCLUDING, REPLICAS, ORPHANS)
 end
 
 local run = {}
@@ -324,13 +367,21 @@ function run.leave(grace)
   return { 'OK' }
 end
 
-function run.reserve(session, rank, front, exclude, patient, at)
-  if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then return standing(session) end
+function run.reserve(session, rank, front, exclude, patient, at, project, limit)
+  if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then
+    local waiter = waiter_of(session)
+    if waiter and (waiter.project ~= project or waiter.limit ~= limit) then
+      waiter.project, waiter.limit = project, limit
+      note_waiter(waiter)
+      serve_unless_recovering(session)
+    end
+    return standing(session)
+  end
   local meta = call('HMGET', META, 'recover', 'serial')
-  if not meta[1] and call('ZCARD', LINE) == 0 then
+  if not meta[1] and call('ZCARD', LINE) == 0 and not at_limit(project, limit) then
     local node = free_node(exclude)
     if node then
-      give({ session = session, token = '', owner = me }, node)
+      give({ session = session, token = '', project = project, limit = limit, owner = me }, node)
       return { 'grant', meta[2] or '0', node.id, integer(node.epoch), replica_of(node) }
     end
   end
@@ -346,7 +397,9 @@ function run.reserve(session, rank, front, exclude, patient, at)
   else
     score = front == '1' and front_score() or score_of(tonumber(rank))
   end
-  put_waiter({ session = session, exclude = exclude, token = '', owner = me }, score)
+  put_waiter({
+    session = session, exclude = exclude, token = '', project = project, limit = limit, owner = me,
+  }, score)
   serve_unless_recovering(session)
   local found = standing(session)
   if found[1] == 'place' and patient == '0' and tonumber(found[3]) > tonumber(found[4]) then
@@ -354,6 +407,28 @@ function run.reserve(session, rank, front, exclude, patient, at)
     found[1] = 'out'
   end
   return found
+end
+
+-- What a session that was lost has in line goes to another, or what it has got since.
+function run.succeed(session, old, rank, project, limit)
+  local claim, waiter = claim_of(old), waiter_of(old)
+  if not claim_of(session) and not waiter_of(session) then
+    if claim and not claim.live and claim.owner == me then
+      local node = node_of(claim.node)
+      drop_claim(claim)
+      claim.session = session
+      give(claim, node)
+    elseif waiter and waiter.owner == me then
+      local score = call('ZSCORE', LINE, old)
+      drop_waiter(waiter)
+      waiter.session = session
+      put_waiter(waiter, score)
+      serve_unless_recovering(session)
+    else
+      return run.reserve(session, rank, '1', '', '1', '', project, limit)
+    end
+  end
+  return standing(session)
 end
 
 function run.release(session)
@@ -372,7 +447,7 @@ function run.begin(session)
 end
 
 -- Say that a session has a slot of a node: after a loss of the engine's data, or after its owner's death.
-function run.hold(session, id, epoch, live)
+function run.hold(session, id, epoch, live, project, limit)
   local claim, waiter, node = claim_of(session), waiter_of(session), node_of(id)
   if claim then
     if claim.node ~= id then return { 'ELSEWHERE' } end
@@ -380,16 +455,21 @@ function run.hold(session, id, epoch, live)
     disown(claim.owner, session)
     call('ZREM', ORPHANS, session)
     claim.owner, claim.live = me, claim.live or live == '1'
+    if claim.project == '' then claim.project, claim.limit = project, limit end
   else
     if not node or node.epoch < tonumber(epoch) then return { 'NONODE' } end
     if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end
-    if used(id) >= node.capacity then return { 'FULL' } end
+    if used(id) >= node.capacity or (live == '0' and at_limit(project, limit)) then return { 'FULL' } end
     if waiter then drop_waiter(waiter) end
-    claim = { session = session, node = id, epoch = node.epoch, live = live == '1', token = '', owner = me }
+    claim = {
+      session = session, node = id, epoch = node.epoch, live = live == '1', token = '', project = project,
+      limit = limit, owner = me,
+    }
   end
   put_claim(claim)
   refree(node)
-  return { 'OK', integer(node.epoch), call('HGET', META, 'serial') or '0', replica_of(node) }
+  local serial = call('HGET', META, 'serial') or '0'
+  return { 'OK', integer(node.epoch), serial, replica_of(node), claim.project, claim.limit }
 end
 
 -- `token` is another one each time: it makes a second arrival of the same call do nothing.
@@ -397,7 +477,10 @@ function run.yield(session, rank, token)
   local claim = claim_of(session)
   if claim and claim.token ~= token and not claim.live and call('ZCARD', LINE) > 0 then
     drop_claim(claim)
-    put_waiter({ session = session, exclude = '', token = token, owner = claim.owner }, score_of(tonumber(rank)))
+    put_waiter({
+      session = session, exclude = '', token = token, project = claim.project, limit = claim.limit,
+      owner = claim.owner,
+    }, score_of(tonumber(rank)))
     serve_unless_recovering(session)
   end
   return standing(session)
@@ -407,7 +490,9 @@ function run.suspend(session)
   local claim, waiter = claim_of(session), waiter_of(session)
   if claim and not claim.live then
     drop_claim(claim)
-    waiter = { session = session, exclude = '', token = '', owner = claim.owner }
+    waiter = {
+      session = session, exclude = '', token = '', project = claim.project, limit = claim.limit, owner = claim.owner,
+    }
     put_waiter(waiter, front_score())
   end
   if waiter and call('HEXISTS', AWAY, session) == 0 then
@@ -438,7 +523,8 @@ end
 -- A node has dialled in (`fresh`), or is told again to an engine that may not know it, with no socket if that has gone.
 -- Sessions that it lists and nobody claims yet get their slots as orphans, so that no other session does before their
 -- owners have spoken.
-function run.node(id, capacity, socket, epoch, fresh, open, info, grace, ...)
+-- `slots`: how many more are on their way once it is there, by the leader's word; none if it has not said.
+function run.node(id, capacity, socket, epoch, fresh, open, info, grace, slots, ...)
   local old, listed = node_of(id), {}
   epoch = tonumber(epoch)
   if old and fresh ~= '1' and old.socket ~= socket then
@@ -457,22 +543,22 @@ function run.node(id, capacity, socket, epoch, fresh, open, info, grace, ...)
   for _, session in ipairs({ ... }) do listed[session] = true end
   put_node(node)
   call('HSET', INFO, id, info)
+  if slots ~= '' then call('HSET', META, 'supply', slots) end
   if old and not same and old.replica ~= me then
     wake(old.replica, old.socket == '' and 'forgotten' or 'replaced', '', node)
   end
   for _, session in ipairs(fresh == '1' and not same and call('SMEMBERS', P .. 'node:' .. id) or {}) do
     local claim = claim_of(session)
-    if claim.live and not listed[session] then
-      drop_claim(claim)
-      wake(claim.owner, 'lost', session, node)
-    end
+    if claim.live and not listed[session] then lose(claim, node) end
   end
   if old and (old.epoch ~= node.epoch or replica_of(old) ~= replica_of(node)) then tell_moved(node) end
   for _, session in ipairs(same and {} or { ... }) do
     if not claim_of(session) and used(id) < node.capacity then
       local waiter = waiter_of(session)
       if waiter then drop_waiter(waiter) end
-      orphan({ session = session, node = id, epoch = node.epoch, live = true, token = '' }, tonumber(grace))
+      local claim = { session = session, node = id, epoch = node.epoch, live = true, token = '' }
+      claim.project, claim.limit = waiter and waiter.project or '', waiter and waiter.limit or '0'
+      orphan(claim, tonumber(grace))
     end
   end
   refree(node)
@@ -515,10 +601,9 @@ function run.gone(id, epoch)
   if node.epoch > tonumber(call('HGET', META, 'gone') or '0') then call('HSET', META, 'gone', integer(node.epoch)) end
   wake_replica(node, 'forgotten')
   for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. id)) do
-    local claim = claim_of(session)
-    drop_claim(claim)
-    wake(claim.owner, 'lost', session, node)
+    lose(claim_of(session), node)
   end
+  serve_unless_recovering('')
   return { 'OK', '1' }
 end
 
@@ -526,33 +611,32 @@ end
 function run.lead(lease)
   local leader = call('HGET', META, 'leader')
   local valid = leader and tonumber(call('HGET', META, 'until')) > now()
-  if valid and leader ~= me then return { 'OK', '0', name_of(leader) } end
+  if valid and leader ~= me then return { 'OK', '0', name_of(leader), integer(call('ZCARD', REPLICAS)) } end
   local token = call('HGET', META, 'token') or '0'
   if not (valid and leader == me) then token = integer(math.max(tonumber(token) + 1, micros())) end
   call('HSET', META, 'leader', me, 'until', integer(now() + tonumber(lease)), 'token', token)
-  return { 'OK', token, name_of(me) }
+  return { 'OK', token, name_of(me), integer(call('ZCARD', REPLICAS)) }
 end
 
-function run.publish(token, slots, why)
+-- A word that was made from another version of the nodes is left out: a newer one follows.
+function run.publish(token, slots, why, version)
   if call('HGET', META, 'token') ~= token then return { 'TOKEN' } end
+  if version ~= '' and version_of_nodes() ~= version then return { 'OK', '0' } end
   call('HSET', META, 'supply', slots, 'cause', why)
-  return { 'OK' }
+  return { 'OK', '1' }
 end
 
 function run.places()
-  local found = { 'OK', supply(), cause() }
-  local function add(session)
-    found[#found + 1] = session
-    found[#found + 1] = tostring(place_of(session))
-  end
-  if call('HLEN', WAITING) < call('SCARD', P .. 'owned:' .. me) then
-    local flat, mine = call('HGETALL', WAITING), '|' .. me
-    for at = 1, #flat, 2 do
-      if string.sub(flat[at + 1], -#mine) == mine then add(flat[at]) end
-    end
-  else
-    for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. me)) do
-      if call('HEXISTS', WAITING, session) == 1 then add(session) end
+  local found, full = { 'OK', supply(), cause() }, {}
+  local few = call('HLEN', WAITING) < call('SCARD', P .. 'owned:' .. me)
+  for _, session in ipairs(few and call('HKEYS', WAITING) or call('SMEMBERS', P .. 'owned:' .. me)) do
+    local waiter = waiter_of(session)
+    if waiter and waiter.owner == me then
+      local limit = waiter.project .. '|' .. waiter.limit
+      if full[limit] == nil then full[limit] = at_limit(waiter.project, waiter.limit) end
+      found[#found + 1] = session
+      found[#found + 1] = tostring(place_of(session))
+      found[#found + 1] = full[limit] and '1' or '0'
     end
   end
   return found
@@ -569,6 +653,7 @@ function run.look()
   return {
     'OK', call('HGETALL', NODES), call('HGETALL', INFO), call('HGETALL', SESSIONS), call('ZRANGE', LINE, 0, -1),
     call('HKEYS', AWAY), call('ZRANGE', REPLICAS, 0, -1), leader or '', supply(), integer(recovering()),
+    call('HGETALL', EXCLUDING), version_of_nodes(),
   }
 end
 

@@ -1,7 +1,6 @@
 """What replicas share through a Valkey or Redis server: connections, leases, and the reading of streams."""
 
 import asyncio
-import itertools
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -59,7 +58,6 @@ class RedisEngine:
         self._woken: Callable[[str, Wake], None] = lambda pool, wake: None
         self._received: Callable[[str, Packet], None] = lambda origin, packet: None
         self._lease = lease
-        self._ids = itertools.count(1)
         self.bus = RedisBus(self.replica, self.pipe, lambda origin, packet: self._received(origin, packet))
 
     def store(self, pool: str) -> RedisStore:

@@ -4,13 +4,12 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from rtcbridge.drivers.engine.mirror import Mirror, NodeHere, Rumour, about_node, parse_rumour
+from rtcbridge.drivers.engine.mirror import Mirror, NodeHere, Rumour, Wish, about_node, parse_rumour
 from rtcbridge.drivers.engine.names import checked, checked_info
 from rtcbridge.drivers.engine.pipe import BACKOFF, PipeDownError
 from rtcbridge.drivers.engine.redis_telling import Telling, node_arguments
@@ -31,19 +30,34 @@ from rtcbridge.ports_engine import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from rtcbridge.drivers.engine.redis_engine import RedisEngine
 
 SCRIPT = files("rtcbridge.drivers.engine").joinpath("pool.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 _REFUSED = (b"ENGINE", b"FENCED", b"STALE")
+_NO_WISH = Wish()
 _OF_A_SLOT = frozenset({"reserve", "begin", "hold", "yield", "suspend", "resume"})
 
 
 def prefix(pool: str) -> str:
     """What the keys of a pool begin with; the braces keep them together on one server of a cluster."""
     return f"rtcbridge:{{{pool}}}:"
+
+
+class _Calling:
+    """A call of a session, or of a node by `about_node`, is under way."""
+
+    __slots__ = ("_store", "_subject")
+
+    def __init__(self, store: "RedisStore", subject: str) -> None:
+        self._store, self._subject = store, subject
+
+    def __enter__(self) -> None:
+        self._store.mirror.begin(self._subject)
+
+    def __exit__(self, *_: object) -> None:
+        if wakes := self._store.mirror.end(self._subject):
+            self._store.pass_on(wakes)
 
 
 class RedisStore:
@@ -68,14 +82,28 @@ class RedisStore:
     async def call(self, command: str, *arguments: Any) -> list[Any]:
         """Send one command until it is answered. Raises EngineAwayError."""
         engine = self._engine
+        began = asyncio.get_running_loop().time()
+        if engine.pipe.up.is_set() and not self.telling.missing:  # nearly always; what follows costs more than this
+            try:
+                answer: list[Any] = await self.script(command, *arguments)
+            except (PipeDownError, ResponseError):
+                pass
+            else:
+                if answer[0] not in _REFUSED:
+                    return answer
+                engine.pipe.restart()
+        return await self._insist(began + engine.patience, command, *arguments)
+
+    async def _insist(self, until: float, command: str, *arguments: Any) -> list[Any]:
+        engine = self._engine
         try:
-            async with asyncio.timeout(engine.patience):
+            async with asyncio.timeout_at(until):
                 while True:
                     await engine.pipe.up.wait()
-                    if self.telling.missing and command in _OF_A_SLOT:
+                    if command in _OF_A_SLOT:
                         await self.telling.of(arguments[0])
                     try:
-                        answer = await self.script(command, *arguments)
+                        answer: list[Any] = await self.script(command, *arguments)
                     except NoScriptError:
                         await engine.pipe.call("SCRIPT", "LOAD", SCRIPT)
                         continue
@@ -83,7 +111,7 @@ class RedisStore:
                         await asyncio.sleep(BACKOFF)
                         continue
                     if answer[0] not in _REFUSED:
-                        return list(answer)
+                        return answer
                     engine.pipe.restart()
                     await asyncio.sleep(BACKOFF)
         except TimeoutError:
@@ -93,45 +121,58 @@ class RedisStore:
         except ResponseError as error:
             raise EngineError(f"engine {engine.url}: {error}") from None
 
-    @contextmanager
-    def _calling(self, subject: str) -> "Iterator[None]":
-        """A call of a session, or of a node by `about_node`, is under way."""
-        self.mirror.begin(subject)
-        try:
-            yield
-        finally:
-            self._pass(self.mirror.end(subject))
+    def _calling(self, subject: str) -> "_Calling":
+        return _Calling(self, subject)
 
-    def _standing(self, session: str, answer: list[Any], rank: int = 0, exclude: str = "") -> Standing:
+    def _standing(self, session: str, answer: list[Any], wish: Wish) -> Standing:
         serial = int(answer[1])
         if answer[0] == b"grant":
             standing: Standing = Grant(answer[2].decode(), int(answer[3]), answer[4].decode())
-            self.mirror.settle(session, standing, serial, rank, exclude, "")
+            self.mirror.settle(session, standing, serial, wish)
             return standing
         if answer[0] == b"none":
             self.mirror.forget(session)
             raise KeyError(session)
-        place = Place(int(answer[2]), int(answer[3]), answer[5].decode())
+        place = Place(int(answer[2]), int(answer[3]), answer[5].decode(), answer[6] == b"1")
         if answer[0] == b"out":
             self.mirror.forget(session)
-            return place
-        old = self.mirror.waiting.get(session)
-        if old is not None:
-            rank, exclude = old.rank, old.exclude
-        self.mirror.settle(session, place, serial, rank, exclude, answer[4].decode())
+        else:
+            self.mirror.settle(session, place, serial, wish, answer[4].decode())
         return place
+
+    def _wish(self, session: str) -> Wish:
+        return self.mirror.wish(session) or _NO_WISH
 
     # --- sessions ---
 
     async def reserve(
-        self, session: str, *, rank: int = 0, front: bool = False, exclude: str = "", patient: bool = True
+        self,
+        session: str,
+        *,
+        rank: int = 0,
+        front: bool = False,
+        exclude: str = "",
+        patient: bool = True,
+        project: str = "",
+        limit: int = 0,
     ) -> Standing:
         """See `Store`."""
-        checked(session, exclude)
+        checked(session, exclude, project)
         with self._calling(session):
             self.mirror.releasing.discard(session)
-            answer = await self.call("reserve", session, rank, int(front), exclude, int(patient), "")
-            return self._standing(session, answer, rank, exclude)
+            how = (rank, int(front), exclude, int(patient), "", project, limit)
+            answer = await self.call("reserve", session, *how)
+            if (old := self.mirror.wish(session)) is not None:
+                rank, exclude = old.rank, old.exclude
+            return self._standing(session, answer, Wish(rank, exclude, project, limit))
+
+    async def succeed(self, session: str, old: str, *, rank: int = 0, project: str = "", limit: int = 0) -> Standing:
+        """See `Store`."""
+        checked(session, old, project)
+        with self._calling(session):
+            self.mirror.releasing.discard(session)
+            answer = await self.call("succeed", session, old, rank, project, limit)
+            return self._standing(session, answer, Wish(rank, "", project, limit))
 
     async def release(self, session: str) -> bool:
         """See `Store`."""
@@ -151,18 +192,18 @@ class RedisStore:
                 held.live = True
             return bool((await self.call("begin", session))[1] == b"1")
 
-    async def hold(self, session: str, node: str, epoch: int) -> bool:
+    async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
         """See `Store`."""
-        checked(session, node)
+        checked(session, node, project)
         with self._calling(session):
-            answer = await self.call("hold", session, node, epoch, 1)
+            answer = await self.call("hold", session, node, epoch, 1, project, limit)
             if answer[0] != b"OK":
                 return False
             grant, serial = Grant(node, int(answer[1]), answer[3].decode()), int(answer[2])
-            self.mirror.settle(session, grant, serial, 0, "", "")
+            self.mirror.settle(session, grant, serial, Wish(0, "", answer[4].decode(), int(answer[5])))
             self.mirror.held[session].live = True
             if grant.epoch != epoch:
-                self._pass([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
+                self.pass_on([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
             return True
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
@@ -170,13 +211,17 @@ class RedisStore:
         checked(session)
         with self._calling(session):
             token = f"{self._engine.replica}.{next(self._tokens)}"
-            return self._standing(session, await self.call("yield", session, rank, token), rank)
+            answer = await self.call("yield", session, rank, token)
+            old = self._wish(session)
+            wish = old if session in self.mirror.waiting else Wish(rank, "", old.project, old.limit)
+            return self._standing(session, answer, wish)
 
     async def suspend(self, session: str) -> Place:
         """See `Store`."""
         checked(session)
         with self._calling(session):
-            standing = self._standing(session, await self.call("suspend", session))
+            answer = await self.call("suspend", session)
+            standing = self._standing(session, answer, self._wish(session))
             if isinstance(standing, Grant):
                 raise KeyError(session)
             return standing
@@ -185,7 +230,8 @@ class RedisStore:
         """See `Store`."""
         checked(session)
         with self._calling(session):
-            return self._standing(session, await self.call("resume", session))
+            answer = await self.call("resume", session)
+            return self._standing(session, answer, self._wish(session))
 
     # --- nodes ---
 
@@ -199,12 +245,15 @@ class RedisStore:
         *,
         open: bool = True,
         info: str = "",
+        supply: int | None = None,
     ) -> Registered:
         """See `Store`."""
         checked(node, socket, *sessions)
         here = NodeHere(capacity, socket, epoch, open, checked_info(info), list(sessions))
         with self._calling(about_node(node)):
-            answer = await self.call("node", node, *node_arguments(here, 1, self._engine.grace_ms))
+            answer = await self.call(
+                "node", node, *node_arguments(here, 1, self._engine.grace_ms, "" if supply is None else supply)
+            )
             here.epoch = int(answer[1])
             self.mirror.nodes[node] = here
         return Registered(here.epoch, dict(pairs(answer[2:])))
@@ -234,13 +283,15 @@ class RedisStore:
 
     async def lead(self) -> Lead:
         """See `Store`."""
-        _, token, leader = await self.call("lead", self._engine.lease_ms)
-        return Lead(int(token), leader.decode())
+        _, token, leader, replicas = await self.call("lead", self._engine.lease_ms)
+        return Lead(int(token), leader.decode(), int(replicas))
 
-    async def publish(self, token: int, supply: int, cause: str = "") -> None:
+    async def publish(self, token: int, supply: int, cause: str = "", version: str = "") -> bool:
         """See `Store`."""
-        if (await self.call("publish", token, supply, cause))[0] != b"OK":
+        answer = await self.call("publish", token, supply, cause, version)
+        if answer[0] != b"OK":
             raise FencedError(f"another replica leads the pool {self.pool}")
+        return bool(answer[1] == b"1")
 
     # --- read-outs ---
 
@@ -265,9 +316,9 @@ class RedisStore:
 
     def take(self, rumour: Rumour) -> None:
         """Take news, and pass on what is new to this replica."""
-        self._pass(self.mirror.take(rumour))
+        self.pass_on(self.mirror.take(rumour))
 
-    def _pass(self, wakes: Sequence[Wake]) -> None:
-        """In a turn of their own, so that whoever waits for an answer has it before news that are newer."""
+    def pass_on(self, wakes: Sequence[Wake]) -> None:
+        """Tell news in a turn of their own, so that whoever waits for an answer has it before news that are newer."""
         for wake in wakes:
             asyncio.get_running_loop().call_soon(self._engine.woken, self.pool, wake)

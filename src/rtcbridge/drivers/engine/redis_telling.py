@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from rtcbridge.drivers.engine.redis_store import RedisStore
 
 
-def node_arguments(node: NodeHere, fresh: int, grace_ms: int) -> tuple[Any, ...]:
-    """What the script `node` takes behind the node's id; `fresh`: it has just dialled in."""
-    what = (node.capacity, node.socket, node.epoch, fresh, int(node.open), node.info, grace_ms)
+def node_arguments(node: NodeHere, fresh: int, grace_ms: int, supply: int | str = "") -> tuple[Any, ...]:
+    """What the script `node` takes behind the node's id; `fresh`: it has just dialled in; `supply`: see `node_up`."""
+    what = (node.capacity, node.socket, node.epoch, fresh, int(node.open), node.info, grace_ms, supply)
     return (*what, *node.sessions)
 
 
@@ -73,8 +73,9 @@ class Telling:
         self._store.take(Rumour("replaced" if node.socket else "forgotten", "", id, epoch, replica, 0))
 
     async def _tell_waiting(self, session: str, waiting: Waiting) -> None:
-        script = self._store.script
-        answer = await script("reserve", session, waiting.rank, 0, waiting.exclude, 1, waiting.score)
+        script, wish = self._store.script, waiting.wish
+        how = (wish.rank, 0, wish.exclude, 1, waiting.score, wish.project, wish.limit)
+        answer = await script("reserve", session, *how)
         if waiting.suspended:
             answer = await script("suspend", session)
         waiting.serial = 0
@@ -87,7 +88,8 @@ class Telling:
         held = self._mirror.held.get(session)
         if held is None:
             return True
-        answer = await self._store.script("hold", session, held.node, held.epoch, int(held.live))
+        what = (held.node, held.epoch, int(held.live), held.wish.project, held.wish.limit)
+        answer = await self._store.script("hold", session, *what)
         if answer[0] == b"NONODE":
             return False
         if answer[0] != b"OK":

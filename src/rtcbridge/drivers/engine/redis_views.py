@@ -13,13 +13,14 @@ def pairs(flat: Sequence[bytes]) -> list[tuple[str, str]]:
 
 
 def places(supply: int, cause: str, flat: Sequence[bytes]) -> dict[str, Place]:
-    """The places of sessions, told as session and place."""
-    return {session: Place(int(place), supply, cause) for session, place in pairs(flat)}
+    """The places of sessions, told as session, place, and whether it is barred."""
+    each = zip(flat[::3], flat[1::3], flat[2::3], strict=True)
+    return {session.decode(): Place(int(place), supply, cause, barred == b"1") for session, place, barred in each}
 
 
 def session_view(session: str, record: str, replica: str) -> SessionView:
     """A slot, by its record; `replica` has the node's socket."""
-    node, epoch, live, _, owner, _ = record.split("|")
+    node, epoch, live, _, _, _, owner, _ = record.split("|")
     return SessionView(session, node, int(epoch), replica, owner, live == "1")
 
 
@@ -50,7 +51,7 @@ def pool_view(parts: Sequence[Any]) -> PoolView:
     replica_at = {node: _replica(record) for node, record in records}
     sessions = {}
     for session, record in pairs(parts[2]):
-        node, epoch, live, _, owner, _ = record.split("|")
+        node, epoch, live, _, _, _, owner, _ = record.split("|")
         by_node[node].append(session)
         sessions[session] = SessionView(session, node, int(epoch), replica_at[node], owner, live == "1")
     return PoolView(
@@ -62,4 +63,6 @@ def pool_view(parts: Sequence[Any]) -> PoolView:
         leader=parts[6].decode().partition("|")[0],
         supply=int(parts[7]),
         recovering=int(parts[8]) / 1000,
+        excluding=dict(pairs(parts[9])),
+        version=parts[10].decode(),
     )

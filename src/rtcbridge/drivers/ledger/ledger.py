@@ -8,7 +8,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -21,7 +21,9 @@ from rtcbridge.drivers.ledger.schema import nodes, overrides, sessions
 from rtcbridge.drivers.ledger.statements import Statements
 from rtcbridge.ports import LedgerError, NodeRow, OverrideRow, SessionRow
 
-GATHER = 0.01  # seconds that sessions are gathered before a commit that nobody waits for
+# Seconds that sessions are gathered before a commit that nobody waits for. No media comes up in so short a time: a
+# session that a crash leaves unrecorded had hardly begun.
+GATHER = 0.05
 _LONGEST_PAUSE = 0.5  # seconds between two tries while the store fails: it is in use again soon after it is back
 _TRIES = 8  # of a transaction that met a conflict or a dead connection
 _LAST_TRIES = 3  # of the whole, when the ledger is closed
@@ -51,8 +53,12 @@ class _Batch:
         self.ends: dict[str, tuple[float, str]] = {}
         self.waiters: list[_Waiter] = []
 
+    @property
+    def has_rows(self) -> bool:
+        return bool(self.nodes or self.overrides or self.starts or self.ends)
+
     def is_empty(self) -> bool:
-        return not (self.nodes or self.overrides or self.starts or self.ends or self.waiters)
+        return not (self.has_rows or self.waiters)
 
     def items(self) -> list[_Item]:
         """All that is to be written. Two bridges that write the same rows take them in this order: no deadlock."""
@@ -64,17 +70,25 @@ class _Batch:
         self.starts = older.starts | self.starts
         self.ends = self.ends | older.ends
 
-    def write(self, connection: sa.Connection, statements: Statements, items: Sequence[_Item]) -> None:
-        """Write some of its items."""
-        nodes = [(name, self.nodes[name]) for kind, name in items if kind == "node"]
+    def part(self, items: Set[_Item]) -> "_Batch":
+        """Some of its items, for which nobody waits."""
+        part = _Batch()
+        part.nodes = {name: row for name, row in self.nodes.items() if ("node", name) in items}
+        part.overrides = {name: row for name, row in self.overrides.items() if ("override", name) in items}
+        part.starts = {name: row for name, row in self.starts.items() if ("session", name) in items}
+        part.ends = {name: end for name, end in self.ends.items() if ("session", name) in items}
+        return part
+
+    def write(self, connection: sa.Connection, statements: Statements) -> None:
+        """Write all of it, in the order of `items`."""
+        nodes = sorted(self.nodes.items())
         statements.save_node.run(connection, [msgspec.structs.astuple(row) for _, row in nodes if row])
         statements.delete_node.run(connection, [(name,) for name, row in nodes if not row])
-        overrides = [(name, self.overrides[name]) for kind, name in items if kind == "override"]
+        overrides = sorted(self.overrides.items())
         statements.save_override.run(connection, [msgspec.structs.astuple(row) for _, row in overrides if row])
         statements.delete_override.run(connection, [(name,) for name, row in overrides if not row])
-        sessions = [name for kind, name in items if kind == "session"]
-        statements.start_session.run(connection, [self._start(name) for name in sessions if name in self.starts])
-        statements.end_session.run(connection, [self._end(name) for name in sessions if name not in self.starts])
+        statements.start_session.run(connection, [self._start(name) for name in sorted(self.starts)])
+        statements.end_session.run(connection, [self._end(name) for name in sorted(self.ends.keys() - self.starts)])
 
     def _start(self, session: str) -> tuple[Any, ...]:
         """The values of a start, with the end if it came in the same batch."""
@@ -173,7 +187,7 @@ class SessionLedger(LedgerReader):
         await self._written(overrides={pool: None})
 
     def session_started(self, row: SessionRow) -> None:
-        """Record a start; written within milliseconds. A second one of an id only moves it."""
+        """Record a start; written within a tenth of a second. A second one of an id only moves it."""
         with self._lock:
             batch = self._batch
             if len(batch.starts) + len(batch.ends) < PENDING_LIMIT or not self._is_full():
@@ -181,7 +195,7 @@ class SessionLedger(LedgerReader):
         self._wake()
 
     def session_ended(self, session: str, ended: float, reason: str) -> None:
-        """Record an end; written within milliseconds. Only the first end of an id counts."""
+        """Record an end; written within a tenth of a second. Only the first end of an id counts."""
         with self._lock:
             batch = self._batch
             if len(batch.starts) + len(batch.ends) < PENDING_LIMIT or not self._is_full():
@@ -250,7 +264,7 @@ class SessionLedger(LedgerReader):
             return True
         # From here on no waiter can be cancelled; one that is cancelled already gets no answer.
         waiters = [waiter for waiter in batch.waiters if waiter.future.set_running_or_notify_cancel()]
-        failed = self._write(batch, batch.items())
+        failed = self._write(batch)
         works = self._settle(batch, failed)
         if works:
             self._full = False
@@ -262,21 +276,22 @@ class SessionLedger(LedgerReader):
                 waiter.future.set_result(None)
         return works
 
-    def _write(self, batch: _Batch, items: Sequence[_Item]) -> dict[_Item, Exception]:
-        """Write some of a batch, and return what could not be: a row at fault does not take the others along."""
-        error = self._attempt(batch, items)
+    def _write(self, batch: _Batch) -> dict[_Item, Exception]:
+        """Write a batch, and return what could not be: a row at fault does not take the others along."""
+        error = self._attempt(batch)
         if error is None:
             return {}
+        items = batch.items()
         if len(items) < 2 or not self._database.is_rows_fault(error):
             return dict.fromkeys(items or [("", "")], error)
         half = len(items) // 2
-        return self._write(batch, items[:half]) | self._write(batch, items[half:])
+        return self._write(batch.part({*items[:half]})) | self._write(batch.part({*items[half:]}))
 
-    def _attempt(self, batch: _Batch, items: Sequence[_Item]) -> Exception | None:
+    def _attempt(self, batch: _Batch) -> Exception | None:
         for tries in range(1, _TRIES + 1):
             try:
                 with self._database.engine.begin() as connection:
-                    batch.write(connection, self._statements, items)
+                    batch.write(connection, self._statements)
                 return None
             except Exception as error:
                 if tries == _TRIES or not self._database.is_passing(error):
@@ -291,11 +306,10 @@ class SessionLedger(LedgerReader):
             if kind == "session":
                 logger.error("session goes unrecorded: %s", name)
         kept = failed.keys() - at_fault.keys()
-        self._note(failed[next(iter(kept))] if kept else None, tried=bool(batch.items()))
-        batch.starts = {name: row for name, row in batch.starts.items() if ("session", name) in kept}
-        batch.ends = {name: end for name, end in batch.ends.items() if ("session", name) in kept}
+        self._note(failed[next(iter(kept))] if kept else None, tried=batch.has_rows)
         with self._lock:
-            self._batch.take_back(batch)
+            if kept:
+                self._batch.take_back(batch.part(kept))
             if not self._batch.is_empty():
                 self._any.set()
         return not kept

@@ -10,8 +10,9 @@ import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, ProtocolError
+from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import Acquire, Cancelled, End, Event, Reassign, Resume, Source, Stay, Suspend, Yield
+from rtcbridge.core.messages import ToNodeUpdate
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
@@ -34,6 +35,7 @@ from rtcbridge.gateway.shared.wire import (
     DrainNode,
     Look,
     MediaIsUp,
+    NoUpdates,
     Verdict,
     decode_control,
     encode_control,
@@ -52,6 +54,7 @@ _SET_UP = frozenset(
 _LOOK = 0.05  # seconds between looks whether those have come to their end
 _RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
 _LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
+_UPDATE = b'{"type":"update"'
 _SESSION_END = b'{"type":"session_end"'
 
 
@@ -90,7 +93,7 @@ class SharedBridge(Bridge):
         ranks = {project.id: project.priority for project in config.project_specs()}
 
         def make(spec: PoolSpec, projects: Projects | None, stirred: Callable[[str], object]) -> Pool:
-            return SharedPool(spec, stirred, engine.store(spec.name), ranks)
+            return SharedPool(spec, stirred, engine.store(spec.name), ranks, clock)
 
         super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
         self.engine = engine
@@ -126,8 +129,9 @@ class SharedBridge(Bridge):
         return pool
 
     def takes_updates(self, node: str) -> bool:
-        """See `Bridge`; of a node that is elsewhere it is not known, and it refuses what it does not know."""
-        return node not in self.nodes or super().takes_updates(node)
+        """See `Bridge`; of a node that is elsewhere, the replica with its socket will say."""
+        link = self.links.get(node)
+        return link is None or link.updates
 
     def leads(self, pool: str) -> bool:
         """See `Bridge`."""
@@ -200,6 +204,8 @@ class SharedBridge(Bridge):
         self._hold_back(entry)
 
     def _end(self, entry: Entry, effect: End, now: float) -> None:
+        if effect.rejoin and entry.client is not None:
+            self.shared_pool(entry.pool.spec.name).succeed(entry.session.id)
         super()._end(entry, effect, now)
         if effect.rejoin and entry.client is not None and entry.client.entry is not None:
             self._hold_back(entry.client.entry)
@@ -298,6 +304,9 @@ class SharedBridge(Bridge):
             self.engine.bus.send(owner, session, f"{BACK}{node}|{self.me}", data, term=packet.term)
             return
         self.guests[session] = Guest(owner, node)
+        if not link.updates and data.startswith(_UPDATE):
+            self.tell(owner, NoUpdates(session, msgspec.json.decode(data, type=ToNodeUpdate).id))
+            return
         link.send(data)
         if data.startswith(_SESSION_END):
             del self.guests[session]
@@ -385,6 +394,10 @@ class SharedBridge(Bridge):
                     asked.set_result(message)
             case DrainNode() | CutNode():
                 self._on_node(message)
+            case NoUpdates(session=session, id=id):
+                entry = self.sessions.get(session)
+                if entry is not None and entry.client is not None:
+                    entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
             case MediaIsUp(node=node, sessions=sessions):
                 confirm(self, node, sessions)
 

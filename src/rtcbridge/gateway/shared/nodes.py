@@ -123,10 +123,17 @@ class SharedNodeSocket(Socket):
                 log.warning("node may not register now", node=node)
                 self.close(CloseCode.POLICY, "")
                 return
-            listed = await self._still_open(asked)
+            listed = await self._still_open(asked, pool)
             info = msgspec.json.encode({"managed": managed, "labels": asked.labels}).decode()
             registered = await pool.store.node_up(
-                node, capacity, secrets.token_hex(8), listed, verdict.epoch, open=verdict.open, info=info
+                node,
+                capacity,
+                secrets.token_hex(8),
+                listed,
+                verdict.epoch,
+                open=verdict.open,
+                info=info,
+                supply=verdict.supply,
             )
         except (EngineError, LedgerError, ValueError) as error:
             log.warning("node could not register", node=node, error=str(error))
@@ -137,12 +144,17 @@ class SharedNodeSocket(Socket):
         else:
             self._enter(asked, pool, registered, verdict.draining)
 
-    async def _still_open(self, asked: RegisterPayload) -> list[str]:
-        """The listed sessions that have not ended: no other may take a slot from those that wait."""
-        sessions = self._bridge.sessions
-        unknown = [session for session in asked.sessions if session not in sessions]
-        rows = await asyncio.to_thread(self._bridge.ledger.open_among, unknown) if unknown else {}
-        return [session for session in asked.sessions if session in sessions or session in rows]
+    async def _still_open(self, asked: RegisterPayload, pool: SharedPool) -> list[str]:
+        """The listed sessions that have not ended: no other may take a slot from those that wait.
+
+        The engine is asked first: the ledger learns of a session a little later.
+        """
+        listed = [session for session in asked.sessions if session not in self._bridge.sessions]
+        claims = await asyncio.gather(*(pool.store.find(session) for session in listed))
+        unknown = {session for session, claim in zip(listed, claims, strict=True) if claim is None}
+        if unknown:
+            unknown -= (await asyncio.to_thread(self._bridge.ledger.open_among, unknown)).keys()
+        return [session for session in asked.sessions if session not in unknown]
 
     def _enter(self, asked: RegisterPayload, pool: SharedPool, registered: Registered, draining: bool) -> None:
         bridge, node = self._bridge, asked.node
@@ -150,7 +162,7 @@ class SharedNodeSocket(Socket):
         if (older := bridge.links.get(node)) is not None:
             older.cut(CloseCode.POLICY, "replaced by a newer connection")
         link = self._link = bridge.links[node] = Link(node, bridge.config.server.node_outbox)
-        link.epoch = self.epoch
+        link.epoch, link.updates = self.epoch, asked.labels.get(messages.UPDATES) is True
         link.attach(self)
         self.send(messages.encode(messages.Registered(node, self.epoch, bridge.config.nodes.heartbeat)))
         if draining:

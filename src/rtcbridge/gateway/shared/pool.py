@@ -18,10 +18,11 @@ from rtcbridge.ports_engine import Grant, Place, PoolView, Standing, Store
 class Waiting:
     """A session of this replica that waits: what it asked for, and what it was last told."""
 
-    __slots__ = ("exclude", "front", "patient", "place", "project", "status")
+    __slots__ = ("after", "exclude", "front", "patient", "place", "project", "status")
 
     def __init__(self, patient: bool, front: bool = False, exclude: str = "", project: str = "") -> None:
         self.patient, self.front, self.exclude, self.project = patient, front, exclude, project
+        self.after = ""  # a session that was lost, whose place it takes
         self.place: int | None = None
         self.status: Status | None = None
 
@@ -36,10 +37,19 @@ class SharedPool(Pool):
         stirred: see `Assignment`.
         store: the engine's part of this pool.
         ranks: the priorities of projects.
+        clock: monotonic seconds.
+
+    Attributes:
+        replicas: how many there are.
     """
 
     def __init__(
-        self, spec: PoolSpec, stirred: Callable[[str], object], store: Store, ranks: Mapping[str, int]
+        self,
+        spec: PoolSpec,
+        stirred: Callable[[str], object],
+        store: Store,
+        ranks: Mapping[str, int],
+        clock: Callable[[], float],
     ) -> None:
         super().__init__(spec, None, stirred)
         self.store = store
@@ -50,8 +60,11 @@ class SharedPool(Pool):
         self.arrived: Callable[[Pool], object] = lambda pool: None  # called when there is something to settle
         self.nudge: Callable[[Pool, str], object] = lambda pool, session: None  # called when a session has to wait
         self._live: set[str] = set()  # whose offer has gone to the node
+        self._lost: set[str] = set()  # told so, and not given back yet
+        self._heir_of = ""
+        self.replicas = 1
         self._projects_of: dict[str, str] = {}
-        self._ranks = ranks
+        self._ranks, self._clock = ranks, clock
 
     # --- what sessions ask ---
 
@@ -68,7 +81,9 @@ class SharedPool(Pool):
         """See `Assignment`."""
         if session in self.grants or session in self.waiting_here:
             return
-        self.waiting_here[session] = Waiting(patient, front, exclude, project)
+        self.waiting_here[session] = waiting = Waiting(patient, front, exclude, project)
+        if front and not exclude:
+            waiting.after, self._heir_of = self._heir_of, ""
         self._projects_of[session] = project
         self.calls.add(session, partial(self._reserve, session))
 
@@ -81,8 +96,15 @@ class SharedPool(Pool):
     def leave(self, session: str, now: float) -> None:
         """See `Assignment`."""
         self._verdicts.pop(session, None)
-        if self._forget(session):
+        lost = session in self._lost
+        self._lost.discard(session)
+        if (self._forget(session) or lost) and session != self._heir_of:
             self.calls.add(session, partial(self.store.release, session))
+
+    def succeed(self, session: str) -> None:
+        """Let the next session that joins at the front have what this one has, which was lost with its node."""
+        if session in self._lost:
+            self._heir_of = session
 
     def yield_slot(self, session: str, now: float) -> None:
         """See `Assignment`."""
@@ -113,6 +135,8 @@ class SharedPool(Pool):
         grant, waiting = self.grants.pop(session, None), self.waiting_here.pop(session, None)
         if grant is not None:
             self._off_node(session, grant.node)
+            self._estimator.sessions.append(self._clock() - self._estimator.held[session])
+        self._estimator.held.pop(session, None)
         self._projects_of.pop(session, None)
         self._live.discard(session)
         return grant is not None or waiting is not None
@@ -129,9 +153,14 @@ class SharedPool(Pool):
         if (waiting := self.waiting_here.get(session)) is None:
             return
         rank = -self._ranks.get(waiting.project, 0)
-        standing = await self.store.reserve(
-            session, rank=rank, front=waiting.front, exclude=waiting.exclude, patient=waiting.patient
-        )
+        project, limit = waiting.project, self.spec.max_per_project
+        if waiting.after:
+            standing = await self.store.succeed(session, waiting.after, rank=rank, project=project, limit=limit)
+        else:
+            standing = await self.store.reserve(
+                session, rank=rank, front=waiting.front, exclude=waiting.exclude, patient=waiting.patient,
+                project=project, limit=limit,
+            )  # fmt: skip
         self._stands(session, standing)
 
     async def _again(self, session: str, call: Callable[[], "object"]) -> None:
@@ -186,6 +215,7 @@ class SharedPool(Pool):
     def _granted(self, session: str, grant: Grant) -> None:
         self.waiting_here.pop(session, None)
         self.grants[session] = grant
+        self._estimator.held.setdefault(session, self._clock())
         self.on_node.setdefault(grant.node, set()).add(session)
 
     def placed(self, session: str, place: Place) -> None:
@@ -193,7 +223,7 @@ class SharedPool(Pool):
         if (waiting := self.waiting_here.get(session)) is None or not place.place:
             return
         waiting.place = place.place
-        status = Status.PENDING if place.place <= place.supply else Status.FULL
+        status = Status.PENDING if place.place <= place.supply and not place.barred else Status.FULL
         if status is waiting.status:
             return
         before, waiting.status = waiting.status, status
@@ -209,6 +239,7 @@ class SharedPool(Pool):
     def lost(self, session: str) -> None:
         """A session of this replica has lost its slot."""
         if self.grants.get(session) is not None and self._forget(session):
+            self._lost.add(session)
             self._verdicts[session] = Lost()
             self.arrived(self)
 
@@ -222,6 +253,13 @@ class SharedPool(Pool):
         """See `Assignment`."""
         waiting = self.waiting_here.get(session)
         return None if waiting is None else waiting.place
+
+    def eta(self, session: str, now: float) -> float | None:
+        """See `Assignment`; from the sessions of this replica, as if those of the others went the same way."""
+        waiting = self.waiting_here.get(session)
+        if waiting is None or not waiting.place:
+            return None
+        return self._estimator.delay(-(-waiting.place // max(1, self.replicas)), now, self.spec.slots, 0, 0)
 
     # --- the whole pool, for the replica that leads it ---
 
@@ -257,7 +295,7 @@ class SharedPool(Pool):
         if list(self.line) != list(line):
             self.line = Line()
             for session in line:
-                self.line.append(session, Waiter(patient=True, exclude=""))
+                self.line.append(session, Waiter(patient=True, exclude=view.excluding.get(session, "")))
 
     def empty(self) -> None:
         """Forget every node: those that lead have another word on them."""

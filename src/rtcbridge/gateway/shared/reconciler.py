@@ -106,8 +106,8 @@ class SharedReconciler(Reconciler):
         node.heard, node.capacity, node.labels = now, ask.capacity, ask.labels
         self.changed(pool, node)
         draining = node.state is NodeState.DRAINING
-        is_open = node.state is NodeState.READY and node.order is Order.NONE
-        return Verdict(ask.number, accepted=True, epoch=node.epoch, open=is_open, draining=draining)
+        supply = max(0, pool.supply() - (0 if node.linked else node.free))
+        return Verdict(ask.number, True, epoch=node.epoch, open=_takes_sessions(node), draining=draining, supply=supply)
 
     # --- rounds ---
 
@@ -135,6 +135,7 @@ class SharedReconciler(Reconciler):
         """Ask to lead the pool, or to go on doing so."""
         name = pool.spec.name
         lead = await pool.store.lead()
+        pool.replicas = lead.replicas
         if not lead.token:
             if self._shared.tokens.pop(name, None) is not None:
                 log.warning("another replica leads the pool now", pool=name, leader=lead.leader)
@@ -203,19 +204,25 @@ class SharedReconciler(Reconciler):
             node.linked = linked
 
     async def _apply(self, pool: SharedPool, view: PoolView) -> None:
-        """Let the engine and the replicas know what the nodes are now, and how many slots are on their way."""
-        for id, there in view.nodes.items():
-            node = pool.nodes.get(id)
-            if node is None or node.state not in UP:
-                if node is None or node.epoch == there.epoch:
-                    await self._end(pool, there, node)
-                continue
-            is_open = node.state is NodeState.READY and node.order is Order.NONE
-            if there.open is not is_open and there.replica:
-                await pool.store.node_open(id, there.epoch, is_open)
-            if node.state is NodeState.DRAINING and there.replica:
-                self._drain(node, there.replica, there.epoch)
-        await self._publish(pool)
+        """Let the engine and the replicas know what the nodes are now, and how many slots are on their way.
+
+        Those that wait hear of the supply: what raises it is said before what takes slots away, so that nobody is told
+        in between that there is nothing for him; and the other way round.
+        """
+        there = [(each, pool.nodes.get(id)) for id, each in view.nodes.items()]
+        version = view.version
+        for each, node in there:
+            if node is not None and _takes_sessions(node) and not each.open and each.replica:
+                await pool.store.node_open(each.id, each.epoch, True)
+                version = ""
+        await self._publish(pool, version)
+        for each, node in there:
+            if node is None or (node.state not in UP and node.epoch == each.epoch):
+                await self._end(pool, each, node)
+            elif each.open and not _takes_sessions(node):
+                await pool.store.node_open(each.id, each.epoch, False)
+            if node is not None and node.state is NodeState.DRAINING and each.replica:
+                self._drain(node, each.replica, each.epoch)
 
     async def _end(self, pool: SharedPool, there: NodeView, node: Node | None) -> None:
         await pool.store.node_gone(there.id, there.epoch)
@@ -224,12 +231,13 @@ class SharedReconciler(Reconciler):
         elif there.replica and node is not None:
             self._tell_link(node)
 
-    async def _publish(self, pool: SharedPool) -> None:
+    async def _publish(self, pool: SharedPool, version: str) -> None:
         name, supply = pool.spec.name, pool.supply()
         before, cause = self._supply.get(name, (0, ""))
         cause = "" if supply > before else pool.cause or cause
         self._supply[name] = supply, cause
-        await pool.store.publish(self._shared.tokens.get(name, 0), supply, cause)
+        if not await pool.store.publish(self._shared.tokens.get(name, 0), supply, cause, version):
+            self.wake(pool)
 
     def _tell_link(self, node: Node) -> None:
         """Let the replica with a node's socket know of its new state."""
@@ -246,6 +254,10 @@ class SharedReconciler(Reconciler):
         if self._drained.get(node.id) != epoch:
             self._drained[node.id] = epoch
             self._shared.tell(replica, DrainNode(node.id, epoch))
+
+
+def _takes_sessions(node: Node) -> bool:
+    return node.state is NodeState.READY and node.order is Order.NONE
 
 
 def _info(there: NodeView) -> _Info:

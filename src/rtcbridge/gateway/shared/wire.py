@@ -5,6 +5,8 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from rtcbridge.core.messages import UpdateId
+
 
 class Look(Struct, frozen=True, tag=True):
     """To the leader of a pool: something has changed that its plan should know.
@@ -29,13 +31,15 @@ class Ask(Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, tag=True):
-    """The answer: whether it may, the epoch that its own must be above, whether it takes sessions, or is drained."""
+    """The answer: whether it may, the epoch that its own must be above, whether it takes sessions, or is drained, and
+    the supply without it."""
 
     number: int
     accepted: bool
     epoch: int = 0
     open: bool = True
     draining: bool = False
+    supply: int = 0
 
 
 class DrainNode(Struct, frozen=True, tag=True):
@@ -61,7 +65,14 @@ class MediaIsUp(Struct, frozen=True, tag=True):
     sessions: list[str]
 
 
-Control: TypeAlias = Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
+class NoUpdates(Struct, frozen=True, tag=True):
+    """To the owner of a session: its node does not take updates; `id` is that of the update."""
+
+    session: str
+    id: UpdateId | None = None
+
+
+Control: TypeAlias = NoUpdates | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
 
 encode_control = msgspec.msgpack.Encoder().encode
 decode_control = msgspec.msgpack.Decoder(Control).decode
