@@ -19,6 +19,7 @@ from rtcbridge.gateway.metrics import Metrics
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
+from rtcbridge.gateway.shared.leaving import hand_over_nodes, send_away
 from rtcbridge.gateway.shared.nodes import SharedNodeSocket
 from rtcbridge.gateway.shared.reconciler import SharedReconciler
 from rtcbridge.gateway.visits import Visits
@@ -45,8 +46,8 @@ class Server:
 
     Attributes:
         actions: What people may do to nodes; there once it is started.
-        metrics: What Prometheus is told, if it is.
         visits: The clients of the extension.
+        metrics: What Prometheus is told, if it is.
     """
 
     actions: Actions
@@ -141,7 +142,8 @@ class Server:
         if isinstance(self.bridge, SharedBridge):
             await asyncio.sleep(self.config.server.drain_timeout)
             self.listener.stop_accepting()
-            await self.bridge.wait_set_up(self.config.server.shutdown_timeout)
+            await send_away(self.bridge, self.config.server.shutdown_timeout)
+            await hand_over_nodes(self.bridge)
         self._admin.actions = None
         self.bridge.close()
         self._windows.stop()

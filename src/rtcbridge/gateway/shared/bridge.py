@@ -11,7 +11,19 @@ import structlog
 from rtcbridge.config import Config
 from rtcbridge.core import messages
 from rtcbridge.core.errors import CloseCode, Error, ProtocolError
-from rtcbridge.core.events import Acquire, Cancelled, End, Event, Reassign, Resume, Source, Stay, Suspend, Yield
+from rtcbridge.core.events import (
+    Acquire,
+    Cancelled,
+    End,
+    Event,
+    MediaDown,
+    Reassign,
+    Resume,
+    Source,
+    Stay,
+    Suspend,
+    Yield,
+)
 from rtcbridge.core.messages import ToNodeUpdate
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
@@ -20,10 +32,14 @@ from rtcbridge.core.projects import Projects
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec
 from rtcbridge.gateway.bridge import Bridge, Entry
+from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.nodes import confirm, relay
+from rtcbridge.gateway.recipient import Client
 from rtcbridge.gateway.shared.pool import SharedPool
+from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.routes import Route
+from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.shared.wire import (
     BACK,
     CONTROL,
@@ -48,10 +64,6 @@ log = structlog.get_logger(__name__)
 
 _POLL = 0.2  # seconds between looks at the places of those that wait
 _ASK = 1.0  # seconds that a leader has to answer before it is asked again
-_SET_UP = frozenset(
-    {State.ASKED, State.RESERVED, State.CLAIMING, State.OFFERED, State.RETRYING, State.REOFFERED, State.ANSWERED}
-)
-_LOOK = 0.05  # seconds between looks whether those have come to their end
 _RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
 _LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
 _UPDATE = b'{"type":"update"'
@@ -75,6 +87,7 @@ class SharedBridge(Bridge):
         guests: Sessions of other replicas with a node here.
         leaders: The replica that leads each pool, as far as it is known.
         tokens: Of the pools that this replica leads, by pool.
+        leaving: It stops, and begins no session any more.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
         look: Has the plan of a pool made anew; the same.
     """
@@ -97,13 +110,15 @@ class SharedBridge(Bridge):
 
         super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
         self.engine = engine
+        self.wall = engine.wall
         self.guests: dict[str, Guest] = {}
         self.leaders: dict[str, str] = {}
         self.tokens: dict[str, int] = {}
+        self.leaving = False
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
         self.look: Callable[[Look], object] = lambda look: None
         self._led = asyncio.Condition()
-        self._asked: dict[int, asyncio.Future[Verdict]] = {}
+        self._asked: dict[int, asyncio.Future[Verdict | None]] = {}
         self._numbers = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._polling: set[str] = set()
@@ -172,13 +187,6 @@ class SharedBridge(Bridge):
         except TimeoutError:
             raise EngineError("no bridge leads the pools: is every bridge started with the same pools?") from None
 
-    async def wait_set_up(self, patience: float) -> None:
-        """Wait until no session is on its way to its media, or for so many seconds."""
-        for _ in range(round(patience / _LOOK)):
-            if not any(entry.session.state in _SET_UP for entry in self.sessions.values()):
-                return
-            await asyncio.sleep(_LOOK)
-
     async def part(self) -> None:
         """Leave the other replicas."""
         for pool in self.shared_pools():
@@ -192,6 +200,14 @@ class SharedBridge(Bridge):
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def client_event(self, client: Client, project: str, pool: Pool, event: Event) -> None:
+        """See `Bridge`."""
+        is_new = client.entry is None or client.entry.session.id not in self.sessions
+        if self.leaving and is_new and isinstance(client, ClientSocket):
+            client.close(CloseCode.RESTART)
+        else:
+            super().client_event(client, project, pool, event)
 
     # --- what a client says while the engine is asked ---
 
@@ -333,7 +349,7 @@ class SharedBridge(Bridge):
         """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
         session, node = wake.session, wake.node
         try:
-            row = await self._open_row(session)
+            row = await self._open_row(pool, session)
             if row is None:
                 await pool.store.release(session)
                 self.end_guest(session, node, "unknown")
@@ -354,15 +370,19 @@ class SharedBridge(Bridge):
         self.way(entry, node)
         self._reschedule(entry, now)
         log.info("session taken over", session=session, node=node)
+        link = self.links.get(node)
+        if isinstance(link, SlotLink) and link.epoch == wake.epoch and session not in link.serving:
+            self.deliver(entry, Source.NODE, MediaDown("media closed"))  # the node said so while nobody owned it
+            return
         await asyncio.sleep(_RECHECK)
-        if self.sessions.get(session) is entry and await self._open_row(session) is None:
+        if self.sessions.get(session) is entry and await self._open_row(pool, session) is None:
             self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
 
-    async def _open_row(self, session: str) -> SessionRow | None:
+    async def _open_row(self, pool: SharedPool, session: str) -> SessionRow | None:
         """What the ledger has of a session that has not ended; the store is waited for."""
         while True:
             try:
-                return (await asyncio.to_thread(self.ledger.open_among, [session])).get(session)
+                return (await open_rows(self.ledger, pool, [session], self.wall())).get(session)
             except LedgerError as error:
                 log.warning("a session without an owner waits for the store", session=session, error=str(error))
                 await asyncio.sleep(_RECHECK)
@@ -416,6 +436,9 @@ class SharedBridge(Bridge):
             async with self._led:
                 self.leaders[pool] = leader
                 self._led.notify_all()
+            for asked in self._asked.values():
+                if not asked.done():
+                    asked.set_result(None)  # ask the new one
 
     async def leader(self, pool: str) -> str:
         """Return who leads a pool; wait until somebody does."""
@@ -432,10 +455,12 @@ class SharedBridge(Bridge):
             self.tell(await self.leader(pool), ask)
             try:
                 async with asyncio.timeout(_ASK):
-                    verdict: Verdict = await answer
-                    return verdict
+                    verdict: Verdict | None = await answer
             except TimeoutError:
-                self._asked.pop(number, None)
+                verdict = None
+            self._asked.pop(number, None)
+            if verdict is not None:
+                return verdict
 
     def nudge(self, pool: Pool, session: str = "") -> None:
         """Somebody waits: the leader should know, and the places are to be looked at from time to time."""
