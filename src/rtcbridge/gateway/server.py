@@ -117,7 +117,7 @@ class Server:
         self._reconciler.start()
         if isinstance(self.bridge, SharedBridge):
             self.bridge.do(self._admin.overrides.follow())
-            await self.bridge.wait_led()
+            await self.bridge.leaders.all(list(self.bridge.pools))
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
 
