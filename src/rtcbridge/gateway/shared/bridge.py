@@ -151,6 +151,10 @@ class SharedBridge(Bridge):
         link = self.links.get(node)
         return link is None or link.updates
 
+    def leads(self, pool: str) -> bool:
+        """See `Bridge`."""
+        return pool in self.tokens
+
     def fence(self, pool: str) -> int:
         """See `Bridge`."""
         return self.tokens.get(pool, 0)
