@@ -79,6 +79,10 @@ class Authenticator(Protocol):
         """Return the token of a node that a provider made: the same at each call, across restarts."""
         ...
 
+    def visit_token(self, visit: str, project: str, pool: str) -> str:
+        """Return what a client takes up its visit with: the same at each call, from every bridge over the store."""
+        ...
+
 
 class Keys(Protocol):
     """Making and revoking keys; only a digest is stored."""

@@ -211,6 +211,16 @@ class Store(Protocol):
         """
         ...
 
+    async def take_over(
+        self, session: str, *, rank: int = 0, exclude: str = "", project: str = "", limit: int = 0
+    ) -> Standing:
+        """Own what another replica's session has, a slot or a place, as it is. Raises KeyError if it has nothing.
+
+        The other one is told nothing: it has handed the session over, or it is dead. `rank` and what follows are those
+        with which the session reserved, to be told again to an engine that has lost its data.
+        """
+        ...
+
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
         """Renew a reservation when nobody waits, else go to the end of the line. Raises KeyError if it holds none."""
         ...

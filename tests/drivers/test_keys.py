@@ -227,6 +227,21 @@ def test_a_nodes_token_is_its_own_and_stays(keys, store_url, tmp_path):
         others.close()
 
 
+def test_a_visits_token_is_for_its_project_and_pool_and_the_same_from_every_bridge(keys, store_url, tmp_path):
+    token = keys.visit_token("01a2", "TEST01", "default")
+    assert re.fullmatch(r"01a2\.[A-Za-z0-9_-]{32}", token)
+    others = [("01a3", "TEST01", "default"), ("01a2", "TEST02", "default"), ("01a2", "TEST01", "other")]
+    assert len({token, *(keys.visit_token(*other) for other in others)}) == 4
+    with open_store(store_url) as again:
+        bridge = KeyStore(again)
+        assert bridge.visit_token("01a2", "TEST01", "default") == token
+        bridge.close()
+    with open_store(f"sqlite:///{tmp_path}/y.db") as other:
+        stranger = KeyStore(other)
+        assert stranger.visit_token("01a2", "TEST01", "default") != token
+        stranger.close()
+
+
 def test_an_id_is_never_given_twice(keys, database):
     keys.create_client_key("TEST01")
     with database.engine.begin() as connection:

@@ -204,6 +204,48 @@ async def test_live_sessions_outlive_their_replica_and_are_taken_over(make):
     assert await b.store.release("live")
 
 
+async def test_what_a_session_has_is_taken_by_another_replica(make):
+    a, b = await make(), await make()
+    await b.store.node_up("n1", 2, "socket-1")
+    for session in ("live", "reserved", "second", "away", "last"):
+        await a.store.reserve(session, project="P", limit=3)
+    await a.store.begin("live")
+    await a.store.suspend("away")
+    for _ in range(2):
+        assert await b.store.take_over("live", project="P", limit=3) == Grant("n1", 1, b.address)
+        assert await b.store.take_over("reserved") == Grant("n1", 1, b.address)
+        assert await b.store.take_over("second") == Place(1, 0)
+        assert await b.store.take_over("away") == Place(0, 0)
+    with pytest.raises(KeyError):
+        await b.store.take_over("nobody")
+    assert list(await a.store.places()) == ["last"]
+    assert await b.store.resume("away") == Place(2, 0)  # where it was
+    await a.engine.kill()
+    view = await until(b, lambda view: a.address not in view.replicas)
+    assert view.line == ["second", "away"]
+    assert {id: (each.owner, each.live) for id, each in view.sessions.items()} == {
+        "live": (b.address, True),
+        "reserved": (b.address, False),
+    }
+    await b.store.release("reserved")
+    await b.until(lambda: bool(b.news(News.GRANTED)))
+    assert b.news(News.GRANTED) == [Wake(News.GRANTED, "second", "n1", 1, b.address)]
+    assert not a.wakes
+
+
+async def test_an_orphan_is_taken(make):
+    a, b = await make(), await make(grace=0.2)
+    await b.store.node_up("n1", 1, "socket-1")
+    await a.store.reserve("live")
+    await a.store.begin("live")
+    await a.engine.kill()
+    await b.until(lambda: bool(b.wakes))
+    assert await b.store.take_over("live") == Grant("n1", 1, b.address)
+    await b.store.reserve("next")
+    await until(b, lambda view: view.sessions["live"].live)
+    assert (await b.store.look()).line == ["next"]
+
+
 async def test_orphans_that_nobody_takes_over_lose_their_slot(make):
     a, b = await make(grace=0.05), await make(grace=0.05)
     await b.store.node_up("n1", 1, "socket-1")

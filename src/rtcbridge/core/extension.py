@@ -86,11 +86,15 @@ class ExtendedError(Struct, frozen=True, tag="error", tag_field="type", omit_def
     id: UpdateId | None = None
 
 
-class Resumed(Struct, frozen=True, tag="session_resume", tag_field="type"):
-    """The session is this socket's; `received` is how many numbered messages of the client have been taken."""
+class Resumed(Struct, frozen=True, tag="session_resume", tag_field="type", omit_defaults=True):
+    """The session is this socket's; `received` is how many numbered messages of the client have been taken.
+
+    `anew`: the bridge that had the session has died, another goes on with it, and both sides count from 1 again.
+    """
 
     session: str
     received: int
+    anew: bool = False
 
 
 class SessionEnded(Struct, frozen=True, tag="session_end", tag_field="type"):

@@ -1,5 +1,7 @@
 """The end of a client that speaks the extension: a connection to `/client` with the subprotocol `rtcbridge.v2`."""
 
+from collections.abc import Callable
+
 from rtcbridge.core import extension, messages
 from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import Closed
@@ -22,7 +24,7 @@ class ExtendedSocket(CredentialSocket):
         visits: All visits of the bridge.
     """
 
-    __slots__ = ("_begun", "_visit", "_visits")
+    __slots__ = ("_begun", "_fetched", "_fetching", "_visit", "_visits")
 
     _visit: Visit  # from `welcome` on
 
@@ -30,6 +32,8 @@ class ExtendedSocket(CredentialSocket):
         super().__init__(bridge, limits)
         self._visits = visits
         self._begun = False  # it has had a message that belongs to a session
+        self._fetching: list[Callable[[], object]] | None = None  # what comes while a visit is being brought here
+        self._fetched = False
 
     def welcome(self, pool: Pool) -> None:
         """The credential is accepted: a new visit, unless the next message takes up another one."""
@@ -39,6 +43,9 @@ class ExtendedSocket(CredentialSocket):
         """Take one message."""
         if self._pool is None:
             self.authenticate(data)
+            return
+        if self._fetching is not None:
+            self.put_off(self._fetching, data)
             return
         entry = self._visit.entry
         if (
@@ -77,7 +84,7 @@ class ExtendedSocket(CredentialSocket):
             self._acknowledge(message)
             return
         if isinstance(message, SessionResume):
-            self._resume(message)
+            self._resume(message, pool)
             return
         self._number()
         if isinstance(message, Update):
@@ -91,16 +98,23 @@ class ExtendedSocket(CredentialSocket):
             self._bridge.client_event(self._visit, self._project, pool, message)
 
     def _acknowledge(self, ack: Ack) -> None:
+        self._visit.anew = False
         try:
             self._visit.mailbox.acknowledge(ack.received)
         except ReplayError as error:
             raise ProtocolError(f"Bad message: {error}") from None
 
-    def _resume(self, asked: SessionResume) -> None:
+    def _resume(self, asked: SessionResume, pool: Pool) -> None:
         if self._begun:
             raise ProtocolError("session_resume may only be the first message behind CREDENTIAL.")
+        visits = self._visits
+        id = visits.named(asked.resume, self._project, pool)
+        if id is not None and visits.get(id) is None and visits.fetch is not None and not self._fetched:
+            self._fetched, self._fetching = True, []
+            visits.fetch(id, self._project, pool, lambda: self._is_fetched(asked))
+            return
         try:
-            visit = self._visits.resume(asked.resume, self._project, asked.received, self)
+            visit = visits.resume(id, self._project, asked.received, self)
         except ReplayError as error:
             raise ProtocolError(f"Bad message: {error}") from None
         if isinstance(visit, Error):
@@ -108,6 +122,14 @@ class ExtendedSocket(CredentialSocket):
             return
         self._visits.drop(self._visit)
         self._begun, self._visit = True, visit
+
+    def _is_fetched(self, asked: SessionResume) -> None:
+        """The visit is here now, if there is one at all."""
+        waiting, self._fetching = self._fetching or [], None
+        if self.is_open:
+            self.received(messages.encode(asked))
+        for message in waiting:
+            message()
 
     def _update(self, update: Update) -> None:
         """Pass parameters on to the node: it changes no state here."""

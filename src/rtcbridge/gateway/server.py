@@ -19,6 +19,7 @@ from rtcbridge.gateway.metrics import Metrics
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
+from rtcbridge.gateway.shared.desk import Desk
 from rtcbridge.gateway.shared.leaving import hand_over_nodes, send_away
 from rtcbridge.gateway.shared.nodes import SharedNodeSocket
 from rtcbridge.gateway.shared.reconciler import SharedReconciler
@@ -113,11 +114,13 @@ class Server:
         )
         self.actions = Actions(self.bridge, self._reconciler)
         self._admin.actions = self.actions
+        if isinstance(self.bridge, SharedBridge):
+            self._admin.desk = Desk(self.bridge, self.actions)
         self._windows.start()
         self._reconciler.start()
         if isinstance(self.bridge, SharedBridge):
             self.bridge.do(self._admin.overrides.follow())
-            await self.bridge.wait_led()
+            await self.bridge.leaders.all(list(self.bridge.pools))
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
 

@@ -1,7 +1,7 @@
 """What stays of a client of the extension while its sockets come and go."""
 
 import hmac
-import secrets
+from collections.abc import Callable, Iterator
 
 from rtcbridge.core import extension, messages
 from rtcbridge.core.errors import CloseCode, Error
@@ -23,44 +23,50 @@ from rtcbridge.gateway.bridge import Bridge, Entry, new_session_id
 from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.timers import Timer
 
-_SECRET_BYTES = 24
+_TIME = 12  # digits of a session's id that say when it began
+
+
+def family(id: str) -> str:
+    """What the ids of all sessions of one visit have in common, and those of no other: the random part."""
+    return id[_TIME:]
 
 
 class Visit:
     """One client of the extension. To its session it is the client, whether it has a socket now or not.
 
-    What another process needs to go on with it is here and in the session of `entry`: `id`, `secret`, `project`,
-    the pool's name, `mailbox`, and of the session its state, node and dialect.
+    What another process needs to go on with it is here and in the session of `entry`: `id`, `project`, the pool's name,
+    `mailbox`, `anew`, `last`, and all of the session.
 
     Attributes:
         id: Names it to its client; the id of its first session, too.
-        secret: Whoever has it may take the visit over.
         socket: The present one; None while the client is away.
         mailbox: What was sent and not acknowledged, and how much was taken.
         until: When a client that is away is not expected any more, if it has no session.
+        anew: The counters have begun anew, since the process that had them has died, and the client may not know.
+        last: The time in the id of its last session, in milliseconds; 0 before the first.
     """
 
     __slots__ = (
-        "_bridge", "_fresh", "_told", "_visits", "entry", "id", "looking", "mailbox", "pool", "project", "secret",
-        "socket", "timer", "until",
+        "_bridge", "_told", "_visits", "anew", "entry", "id", "last", "looking", "mailbox", "pool", "project", "socket",
+        "timer", "until",
     )  # fmt: skip
 
-    def __init__(self, visits: "Visits", bridge: Bridge, project: str, pool: Pool, socket: Socket) -> None:
+    def __init__(self, visits: "Visits", bridge: Bridge, project: str, pool: Pool, id: str = "") -> None:
         sessions = bridge.config.sessions
         self._visits = visits
         self._bridge = bridge
-        self.id = new_session_id(bridge.wall())
-        self.secret = secrets.token_urlsafe(_SECRET_BYTES)
+        self.id = id or new_session_id(bridge.wall())
         self.project = project
         self.pool = pool
-        self.socket: Socket | None = socket
+        self.socket: Socket | None = None
         self.mailbox = Mailbox(sessions.replay_messages, sessions.replay_bytes)
         self.entry: Entry | None = None
         self.until = 0.0
         self.timer: Timer | None = None  # of its end, while it is away without a session
         self.looking: Timer | None = None  # at its place in line
+        self.anew = False
+        self.last = 0
         self._told: tuple[Status, Told] | None = None
-        self._fresh = True  # the id has not been given to a session yet
 
     @property
     def away(self) -> bool:
@@ -75,13 +81,16 @@ class Visit:
 
     @property
     def token(self) -> str:
-        """What its client resumes with: the id finds the visit, the secret is compared with the one kept here."""
-        return f"{self.id}.{self.secret}"
+        """What its client resumes with: the id finds the visit, the rest shows that a bridge of this store made it."""
+        return self._bridge.auth.visit_token(self.id, self.project, self.pool.spec.name)
 
     def new_id(self, now: float) -> str:
-        """Return the id of its next session: its own for the first."""
-        fresh, self._fresh = self._fresh, False
-        return self.id if fresh else new_session_id(now)
+        """Return the id of its next session: its own for the first, and all are of its `family`."""
+        if not self.last:
+            self.last = int(self.id[:_TIME], 16)
+            return self.id
+        self.last = max(int(now * 1000), self.last + 1)
+        return f"{self.last:0{_TIME}x}{family(self.id)}"
 
     # --- what is said to it ---
 
@@ -98,7 +107,7 @@ class Visit:
 
     def inform(self, status: Status) -> None:
         """Say where its session stands: in line with the place and the time, which are looked at again now and then."""
-        self._stop_looking()
+        self.stop_looking()
         if status is Status.WAITING:
             self.send(messages.encode(ExtendedNodeStatus(status)))
         else:
@@ -132,7 +141,8 @@ class Visit:
         else:
             self.looking = self._bridge.wheel.call_later(pause(position), self._look)
 
-    def _stop_looking(self) -> None:
+    def stop_looking(self) -> None:
+        """Look at its place in line no more."""
         self._told = None
         if self.looking is not None:
             self.looking.cancel()
@@ -154,7 +164,7 @@ class Visit:
 
     def over(self, reason: str) -> None:
         """Say that its session has ended."""
-        self._stop_looking()
+        self.stop_looking()
         self.send(messages.encode(SessionEnded(reason)))
         if self.socket is None:
             self._visits.expect(self)
@@ -163,19 +173,20 @@ class Visit:
 
     def took(self) -> None:
         """Count a message of the client, and say so now and then."""
+        self.anew = False
         if self.mailbox.take() and self.socket is not None:
             self.socket.send(messages.encode(Ack(self.mailbox.taken)))
 
     def take_up(self, socket: Socket, received: int) -> None:
         """Go on with another socket, whose client has taken so many messages. Raises ReplayError."""
-        missed = self.mailbox.missed(received)
+        missed = self.mailbox.missed(0 if self.anew else received)
         older, self.socket = self.socket, socket
         if older is not None:
             older.close(CloseCode.POLICY, "resumed on another socket")
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        socket.send(messages.encode(Resumed(self.id, self.mailbox.taken)))
+        socket.send(messages.encode(Resumed(self.id, self.mailbox.taken, self.anew)))
         for message in missed:
             socket.send(message)
         if older is None and (entry := self.session) is not None:
@@ -187,7 +198,13 @@ class Visits:
 
     Args:
         bridge: Where their sessions are.
+
+    Attributes:
+        fetch: Has a visit brought here that another bridge may have, given its id, project and pool, and then calls what
+            it is given; None where there is no other.
     """
+
+    fetch: Callable[[str, str, Pool, Callable[[], object]], object] | None = None
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
@@ -206,28 +223,34 @@ class Visits:
         """Return the visit of this id."""
         return self._visits.get(id)
 
+    def __iter__(self) -> Iterator[Visit]:
+        return iter(self._visits.values())
+
     def begin(self, socket: Socket, project: str, pool: Pool) -> Visit:
         """A client has shown its credential on this socket."""
-        visit = Visit(self, self._bridge, project, pool, socket)
+        visit = Visit(self, self._bridge, project, pool)
+        visit.socket = socket
         self._visits[visit.id] = visit
         socket.send(messages.encode(ExtendedAuthSuccess(visit.id, visit.token)))
         return visit
 
-    def resume(self, token: str, project: str, received: int, socket: Socket) -> Visit | Error:
-        """Let a socket of this project take over the visit of a token. Raises ReplayError.
+    def named(self, token: str, project: str, pool: Pool) -> str | None:
+        """Return the id of the visit that a token takes up, be it here or not; None if it is no token of this project.
 
-        Why a token is safe: 192 random bits that are kept nowhere but in the visit, compared in constant time, and of
-        no use without a credential of the project for which it was made, nor after the visit's end. Nothing tells a
-        token that never was from one of another project.
+        Why a token is safe: behind the id, which others may learn, it is a digest of 192 bits that only who has the
+        store's secret can make. It is compared in constant time, is bound to the project and the pool for which it was
+        made, so that it is of no use without a credential of that project, and nothing answers to it after the visit's
+        end. Nothing tells a token that never was from one of another project.
         """
-        id, _, secret = token.partition(".")
-        visit = self._visits.get(id)
-        if (
-            visit is None
-            or visit.socket is socket
-            or visit.project != project
-            or not hmac.compare_digest(visit.secret.encode(), secret.encode(errors="replace"))
-        ):
+        id = token.partition(".")[0]
+        made = self._bridge.auth.visit_token(id, project, pool.spec.name)
+        same = hmac.compare_digest(made.encode(errors="replace"), token.encode(errors="replace"))
+        return id if same else None
+
+    def resume(self, id: str | None, project: str, received: int, socket: Socket) -> Visit | Error:
+        """Let a socket of this project take over the visit that its token names. Raises ReplayError."""
+        visit = self._visits.get(id or "")
+        if visit is None or visit.socket is socket or visit.project != project:
             return Error.RESUME_UNKNOWN
         try:
             visit.take_up(socket, received)
@@ -246,13 +269,19 @@ class Visits:
             if entry is not None:
                 entry.client = None
                 bridge.client_gone(entry, Closed() if goodbye else Dropped())
-            return
-        self._away.add(visit)
-        visit.until = bridge.clock() + bridge.config.sessions.resume_grace
-        if entry is None:
-            self.expect(visit)
         else:
-            bridge.client_gone(entry, Away())
+            self.set_away(visit)
+            if entry is not None:
+                bridge.client_gone(entry, Away())
+
+    def set_away(self, visit: Visit, left: float | None = None) -> None:
+        """A visit has no socket, but may come back: within so many seconds, if it has no session."""
+        self._visits[visit.id] = visit
+        self._away.add(visit)
+        visit.socket = None
+        visit.until = self._bridge.clock() + (self._bridge.config.sessions.resume_grace if left is None else left)
+        if visit.session is None:
+            self.expect(visit)
 
     def expect(self, visit: Visit) -> None:
         """A visit is away without a session: forget it when its time is over."""
@@ -266,8 +295,13 @@ class Visits:
         self._visits.pop(visit.id, None)
 
     def drop(self, visit: Visit) -> None:
-        """Forget a visit that has nothing yet, since its socket takes up another one."""
+        """Forget a visit: it has nothing yet, and its socket takes up another one; or another bridge has it now."""
         self._visits.pop(visit.id, None)
+        self._away.discard(visit)
+        if visit.timer is not None:
+            visit.timer.cancel()
+            visit.timer = None
+        visit.stop_looking()
 
     def say_reconnect(self) -> None:
         """Tell all clients that their sockets are about to be closed."""

@@ -31,3 +31,6 @@ class FixedKeys:
 
     def node_token(self, node: str) -> str:
         return f"token-{node}"
+
+    def visit_token(self, visit: str, project: str, pool: str) -> str:
+        return f"{visit}.{project}-{pool}"

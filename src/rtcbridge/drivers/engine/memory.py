@@ -134,6 +134,14 @@ class MemoryStore:
         pool.give(session, there, self._me, Share(project, limit), live=True)
         return True
 
+    async def take_over(
+        self, session: str, *, rank: int = 0, exclude: str = "", project: str = "", limit: int = 0
+    ) -> Standing:
+        """See `Store`."""
+        checked(session, exclude, project)
+        self._pool.take(session, self._me)
+        return self._pool.standing(session)
+
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
         """See `Store`."""
         pool = self._pool

@@ -182,6 +182,14 @@ class Pool:
         self.charge(session, claim, share)
         return claim
 
+    def take(self, session: str, owner: str) -> None:
+        """Let what a session has be another replica's."""
+        self.lost.discard(session)
+        if (claim := self.claims.get(session)) is not None:
+            claim.owner, claim.orphaned = owner, inf
+        elif (waiter := self.waiters.get(session)) is not None:
+            waiter.owner = owner
+
     def orphan(self, session: str, claim: Claim, grace: float) -> None:
         """Let a slot outlive its owner for some seconds."""
         claim.owner, claim.orphaned = "", self.clock() + grace

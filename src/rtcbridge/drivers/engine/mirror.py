@@ -171,6 +171,7 @@ class Mirror:
         match rumour.kind:
             case "taken":
                 self.held.pop(session, None)
+                self.waiting.pop(session, None)
                 return []
             case "moved" if held is not None:
                 held.epoch, held.replica = rumour.epoch, rumour.replica

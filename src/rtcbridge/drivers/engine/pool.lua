@@ -465,6 +465,25 @@ function run.hold(session, id, epoch, live, project, limit)
   return { 'OK', integer(node.epoch), serial, replica_of(node), claim.project, claim.limit }
 end
 
+-- Own what a session of another replica has, a slot or a place, as it is.
+function run.take(session)
+  local claim, waiter = claim_of(session), waiter_of(session)
+  if claim and claim.owner ~= me then
+    wake(claim.owner, 'taken', session, node_of(claim.node))
+    disown(claim.owner, session)
+    call('ZREM', ORPHANS, session)
+    claim.owner = me
+    put_claim(claim)
+  elseif waiter and waiter.owner ~= me then
+    wake(waiter.owner, 'taken', session, { id = '', epoch = 0, socket = '' })
+    disown(waiter.owner, session)
+    waiter.owner = me
+    note_waiter(waiter)
+    own(me, session)
+  end
+  return standing(session)
+end
+
 -- `token` is another one each time: it makes a second arrival of the same call do nothing.
 function run.yield(session, rank, token)
   local claim = claim_of(session)

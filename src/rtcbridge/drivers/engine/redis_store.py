@@ -36,7 +36,7 @@ SCRIPT = files("rtcbridge.drivers.engine").joinpath("pool.lua").read_bytes()
 SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest()
 _REFUSED = (b"ENGINE", b"FENCED", b"STALE")
 _NO_WISH = Wish()
-_OF_A_SLOT = frozenset({"reserve", "begin", "hold", "yield", "suspend", "resume"})
+_OF_A_SLOT = frozenset({"reserve", "begin", "hold", "take", "yield", "suspend", "resume"})
 
 
 def prefix(pool: str) -> str:
@@ -205,6 +205,16 @@ class RedisStore:
             if grant.epoch != epoch:
                 self.pass_on([Wake(News.MOVED, session, node, grant.epoch, grant.replica)])
             return True
+
+    async def take_over(
+        self, session: str, *, rank: int = 0, exclude: str = "", project: str = "", limit: int = 0
+    ) -> Standing:
+        """See `Store`."""
+        checked(session, exclude, project)
+        with self._calling(session):
+            self.mirror.releasing.discard(session)
+            answer = await self.call("take", session)
+            return self._standing(session, answer, Wish(rank, exclude, project, limit))
 
     async def yield_slot(self, session: str, *, rank: int = 0) -> Standing:
         """See `Store`."""

@@ -1,5 +1,6 @@
 """Keys of clients, nodes and operators: made, looked up, revoked. The store has only their digests."""
 
+import base64
 import hashlib
 import hmac
 import re
@@ -147,8 +148,17 @@ class KeyStore(KeyMaker):
 
     def node_token(self, node: str) -> str:
         """Return the token of a node that a provider made: the same at each call, across restarts."""
-        digest = hashlib.blake2b(node.encode(), digest_size=20, key=self._database.secret, person=b"node token")
-        return f"nk_node_{_base62(int.from_bytes(digest.digest()))}"
+        return f"nk_node_{_base62(int.from_bytes(self._sealed(b'node token', node, size=20)))}"
+
+    def visit_token(self, visit: str, project: str, pool: str) -> str:
+        """Return what a client takes up its visit with: the same at each call, from every bridge over the store."""
+        digest = self._sealed(b"visit token", visit, project, pool, size=24)
+        return f"{visit}.{base64.urlsafe_b64encode(digest).decode()}"
+
+    def _sealed(self, person: bytes, *texts: str, size: int) -> bytes:
+        """A digest of so many bytes that only who has the store's secret can make; no text holds a zero byte."""
+        text = "\0".join(texts).encode(errors="replace")
+        return hashlib.blake2b(text, digest_size=size, key=self._database.secret, person=person).digest()
 
     def close(self) -> None:
         """Let go of the store; the object is of no use afterwards."""

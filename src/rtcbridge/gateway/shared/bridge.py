@@ -1,7 +1,6 @@
 """The bridge of a replica: sessions of its own clients, and messages for those of others."""
 
 import asyncio
-import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -36,6 +35,7 @@ from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.nodes import confirm, relay
 from rtcbridge.gateway.recipient import Client
+from rtcbridge.gateway.shared.leading import Leaders
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.routes import Route
@@ -45,13 +45,19 @@ from rtcbridge.gateway.shared.wire import (
     CONTROL,
     FROM_NODE,
     TO_NODE,
+    Act,
     Ask,
+    AtDesk,
     Control,
     CutNode,
+    Done,
     DrainNode,
+    EndSession,
     Look,
     MediaIsUp,
     NoUpdates,
+    SessionsHere,
+    TellSessions,
     Verdict,
     decode_control,
     encode_control,
@@ -63,9 +69,7 @@ from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wak
 log = structlog.get_logger(__name__)
 
 _POLL = 0.2  # seconds between looks at the places of those that wait
-_ASK = 1.0  # seconds that a leader has to answer before it is asked again
 _RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
-_LED = 10.0  # seconds that a replica waits at its start for somebody to lead the pools
 _UPDATE = b'{"type":"update"'
 _SESSION_END = b'{"type":"session_end"'
 
@@ -85,11 +89,12 @@ class SharedBridge(Bridge):
 
     Attributes:
         guests: Sessions of other replicas with a node here.
-        leaders: The replica that leads each pool, as far as it is known.
+        leaders: The replicas that lead the pools.
         tokens: Of the pools that this replica leads, by pool.
         leaving: It stops, and begins no session any more.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
         look: Has the plan of a pool made anew; the same.
+        at_desk: Takes what other replicas' operators want.
     """
 
     pools: Pools
@@ -112,14 +117,12 @@ class SharedBridge(Bridge):
         self.engine = engine
         self.wall = engine.wall
         self.guests: dict[str, Guest] = {}
-        self.leaders: dict[str, str] = {}
+        self.leaders = Leaders(self.tell)
         self.tokens: dict[str, int] = {}
         self.leaving = False
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
         self.look: Callable[[Look], object] = lambda look: None
-        self._led = asyncio.Condition()
-        self._asked: dict[int, asyncio.Future[Verdict | None]] = {}
-        self._numbers = itertools.count(1)
+        self.at_desk: Callable[[str, AtDesk], object] = lambda origin, message: None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._polling: set[str] = set()
         for pool in self.shared_pools():
@@ -148,6 +151,10 @@ class SharedBridge(Bridge):
         link = self.links.get(node)
         return link is None or link.updates
 
+    def leads(self, pool: str) -> bool:
+        """See `Bridge`."""
+        return pool in self.tokens
+
     def fence(self, pool: str) -> int:
         """See `Bridge`."""
         return self.tokens.get(pool, 0)
@@ -173,15 +180,6 @@ class SharedBridge(Bridge):
     async def join(self) -> None:
         """Join the other replicas. Raises EngineError."""
         await self.engine.start(list(self.pools), self.woken, self.received)
-
-    async def wait_led(self) -> None:
-        """Wait until every pool is led by somebody. Raises EngineError."""
-        try:
-            async with asyncio.timeout(_LED):
-                for name in self.pools:
-                    await self.leader(name)
-        except TimeoutError:
-            raise EngineError("no bridge leads the pools: is every bridge started with the same pools?") from None
 
     async def part(self) -> None:
         """Leave the other replicas."""
@@ -405,9 +403,8 @@ class SharedBridge(Bridge):
             case Ask():
                 if (verdict := self.judge(message)) is not None:
                     self.tell(origin, verdict)
-            case Verdict(number=number):
-                if (asked := self._asked.pop(number, None)) is not None and not asked.done():
-                    asked.set_result(message)
+            case Verdict():
+                self.leaders.answered(message)
             case DrainNode() | CutNode():
                 self._on_node(message)
             case NoUpdates(session=session, id=id):
@@ -416,6 +413,8 @@ class SharedBridge(Bridge):
                     entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
             case MediaIsUp(node=node, sessions=sessions):
                 confirm(self, node, sessions)
+            case TellSessions() | SessionsHere() | Act() | EndSession() | Done():
+                self.at_desk(origin, message)
 
     def _on_node(self, message: DrainNode | CutNode) -> None:
         link = self.links.get(message.node)
@@ -425,38 +424,6 @@ class SharedBridge(Bridge):
             link.cut(CloseCode(message.code), message.reason)
         else:
             link.send(messages.DRAIN)
-
-    async def led(self, pool: str, leader: str) -> None:
-        """Note who leads a pool."""
-        if self.leaders.get(pool) != leader:
-            async with self._led:
-                self.leaders[pool] = leader
-                self._led.notify_all()
-            for asked in self._asked.values():
-                if not asked.done():
-                    asked.set_result(None)  # ask the new one
-
-    async def leader(self, pool: str) -> str:
-        """Return who leads a pool; wait until somebody does."""
-        async with self._led:
-            await self._led.wait_for(lambda: self.leaders.get(pool))
-            return self.leaders[pool]
-
-    async def ask(self, pool: str, node: str, *, managed: bool, capacity: int, labels: dict[str, Any]) -> Verdict:
-        """Ask the leader of a pool whether a node may register, again and again until one answers."""
-        while True:
-            number = next(self._numbers)
-            answer = self._asked[number] = asyncio.get_running_loop().create_future()
-            ask = Ask(number=number, pool=pool, node=node, managed=managed, capacity=capacity, labels=labels)
-            self.tell(await self.leader(pool), ask)
-            try:
-                async with asyncio.timeout(_ASK):
-                    verdict: Verdict | None = await answer
-            except TimeoutError:
-                verdict = None
-            self._asked.pop(number, None)
-            if verdict is not None:
-                return verdict
 
     def nudge(self, pool: Pool, session: str = "") -> None:
         """Somebody waits: the leader should know, and the places are to be looked at from time to time."""

@@ -120,7 +120,9 @@ class SharedNodeSocket(Socket):
         bridge, node = self._bridge, asked.node
         capacity = asked.capacity or pool.spec.slots
         try:
-            verdict = await bridge.ask(asked.pool, node, managed=managed, capacity=capacity, labels=dict(asked.labels))
+            verdict = await bridge.leaders.ask(
+                asked.pool, node, managed=managed, capacity=capacity, labels=dict(asked.labels)
+            )
             if not verdict.accepted:
                 log.warning("node may not register now", node=node)
                 self.close(CloseCode.POLICY, "")

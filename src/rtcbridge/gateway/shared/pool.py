@@ -1,7 +1,9 @@
 """A pool that this replica shares with others: its sessions' slots and places are in the engine."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
+
+from msgspec import Struct
 
 from rtcbridge.core.assignment import Verdict
 from rtcbridge.core.errors import Error
@@ -25,6 +27,19 @@ class Waiting:
         self.after = ""  # a session that was lost, whose place it takes
         self.place: int | None = None
         self.status: Status | None = None
+
+
+class Carried(Struct, frozen=True, kw_only=True):
+    """What a replica knows of a session's slot or place: another one goes on with that.
+
+    `grant` is None while it waits or holds a reservation; `live`: its offer has gone to the node.
+    """
+
+    grant: Grant | None = None
+    live: bool = False
+    patient: bool = True
+    front: bool = False
+    exclude: str = ""
 
 
 class SharedPool(Pool):
@@ -59,6 +74,7 @@ class SharedPool(Pool):
         self.on_node: dict[str, set[str]] = {}  # the sessions of this replica, by node
         self.arrived: Callable[[Pool], object] = lambda pool: None  # called when there is something to settle
         self.nudge: Callable[[Pool, str], object] = lambda pool, session: None  # called when a session has to wait
+        self.moved: Callable[[str, Grant], object] = lambda session, grant: None  # called when its node has
         self._live: set[str] = set()  # whose offer has gone to the node
         self._lost: set[str] = set()  # told so, and not given back yet
         self._heir_of = ""
@@ -130,16 +146,66 @@ class SharedPool(Pool):
         """Note a slot that the engine says is held by a session of this replica."""
         self._granted(session, grant)
 
+    # --- from one replica to another ---
+
+    def part_with(self, session: str, *, served: bool) -> Carried:
+        """Let another replica have a session's slot or place. `served`: it is with its node."""
+        self._verdicts.pop(session, None)
+        grant, waiting = self.grants.pop(session, None), self.waiting_here.pop(session, None)
+        carried = Carried(grant=grant if served else None, live=session in self._live)
+        if grant is not None:
+            self._off_node(session, grant.node)
+        elif waiting is not None:
+            how = {"patient": waiting.patient, "front": waiting.front, "exclude": waiting.exclude}
+            carried = Carried(**how)  # type: ignore[arg-type]
+        self._forget_rest(session)
+        return carried
+
+    def take_in(self, session: str, project: str, carried: Carried) -> None:
+        """Go on with what another replica knew of a session."""
+        self._projects_of[session] = project
+        if carried.grant is not None:
+            self._granted(session, carried.grant)
+            if carried.live:
+                self._live.add(session)
+        else:
+            self.waiting_here[session] = Waiting(carried.patient, carried.front, carried.exclude, project)
+        rank, limit = -self._ranks.get(project, 0), self.spec.max_per_project
+        call = partial(self.store.take_over, session, rank=rank, exclude=carried.exclude, project=project, limit=limit)
+        again = self._again if carried.grant is None else self._go_on
+        self.calls.add(session, partial(again, session, call))
+
+    async def _go_on(self, session: str, call: Callable[[], Awaitable[Standing]]) -> None:
+        """Own the slot of a session that is with its node, unless it has been lost since."""
+        if (grant := self.grants.get(session)) is None:
+            return
+        try:
+            standing = await call()
+        except KeyError:
+            standing = Place(0, 0)
+        if session not in self.grants:
+            return
+        if not isinstance(standing, Grant) or standing.node != grant.node:
+            self.lost(session)
+            return
+        if session in self._live:
+            await self.store.begin(session)
+        if standing != grant:
+            self.moved(session, standing)
+
     def _forget(self, session: str) -> bool:
         """Take a session out of this replica's books; false if it was not in them."""
         grant, waiting = self.grants.pop(session, None), self.waiting_here.pop(session, None)
         if grant is not None:
             self._off_node(session, grant.node)
             self._estimator.sessions.append(self._clock() - self._estimator.held[session])
+        self._forget_rest(session)
+        return grant is not None or waiting is not None
+
+    def _forget_rest(self, session: str) -> None:
         self._estimator.held.pop(session, None)
         self._projects_of.pop(session, None)
         self._live.discard(session)
-        return grant is not None or waiting is not None
 
     def _off_node(self, session: str, node: str) -> None:
         if (others := self.on_node.get(node)) is not None:
@@ -163,12 +229,12 @@ class SharedPool(Pool):
             )  # fmt: skip
         self._stands(session, standing)
 
-    async def _again(self, session: str, call: Callable[[], "object"]) -> None:
+    async def _again(self, session: str, call: Callable[[], Awaitable[Standing]]) -> None:
         """Ask what a session has after a change of it; one that has lost all begins anew, before the others."""
         if session not in self.grants and session not in self.waiting_here:
             return
         try:
-            standing: Standing = await call()  # type: ignore[misc]
+            standing = await call()
         except KeyError:
             self._waits(session, front=True)
             await self._reserve(session)

@@ -150,7 +150,7 @@ class SharedReconciler(Reconciler):
                 bridge.take_in(pool, node)
             self._shared.tokens[name] = lead.token
             log.info("leads the pool", pool=name, nodes=len(pool.nodes))
-        await self._shared.led(name, self._shared.me if lead.token else lead.leader)
+        await self._shared.leaders.note(name, self._shared.me if lead.token else lead.leader)
         return bool(lead.token)
 
     def _give_up(self, pool: SharedPool) -> None:

@@ -1,5 +1,6 @@
 """The way from a session to its node, wherever the node's socket is."""
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,9 @@ from rtcbridge.ports_engine import Bus
 
 if TYPE_CHECKING:
     from rtcbridge.gateway.links import Link
+
+
+_numbers = itertools.count(1)
 
 
 class Route:
@@ -31,7 +35,8 @@ class Route:
         self.replica, self.epoch = "", 0
         self.overflown = False
         self._bus, self._here = bus, here
-        self._direction = f"{TO_NODE}{node}|{bus.address}"
+        # Another one for each route: its numbers begin anew, also where the session comes back to a replica.
+        self._direction = f"{TO_NODE}{node}|{bus.address}|{next(_numbers)}"
         self._back: list[bytes] = []  # what came back, since the node's socket had gone
         self._held: list[bytes] = []
         self._size = 0
@@ -67,12 +72,16 @@ class Route:
         if not self.overflown:
             where.append(data)
 
+    def take_held(self) -> list[bytes]:
+        """Return what is held, in order, for another route to send: the node is nowhere."""
+        held, self._back, self._held, self._size = self._back + self._held, [], [], 0
+        return held
+
     def move(self, replica: str, epoch: int) -> None:
         """The node has a socket at this replica now, or at none."""
         self.replica, self.epoch = replica, epoch
         if replica:
-            held, self._back, self._held, self._size = self._back + self._held, [], [], 0
-            for data in held:
+            for data in self.take_held():
                 self._pass(data)
 
     def came_back(self, epoch: int, data: bytes) -> None:

@@ -5,7 +5,11 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
+from rtcbridge.core.carried import CarriedSession
 from rtcbridge.core.messages import UpdateId
+from rtcbridge.core.replay import Mailbox
+from rtcbridge.gateway.shared.pool import Carried
+from rtcbridge.gateway.views import SessionView
 
 
 class Look(Struct, frozen=True, tag=True):
@@ -72,7 +76,102 @@ class NoUpdates(Struct, frozen=True, tag=True):
     id: UpdateId | None = None
 
 
-Control: TypeAlias = NoUpdates | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
+class Claim(Struct, frozen=True, tag=True):
+    """To any replica: a client of this project has shown the token of a visit to the replica `by`: hand it over."""
+
+    visit: str
+    project: str
+    by: str
+
+
+class Unknown(Struct, frozen=True, tag=True):
+    """The answer to `Claim` of a replica that does not have the visit."""
+
+    visit: str
+
+
+class Handed(Struct, frozen=True, tag=True, kw_only=True):
+    """A visit, with its session if it has one, is the receiver's from now on.
+
+    `anew`, `last`, `mailbox`: of the visit, whose client is away. `left`: seconds for which it is expected back without
+    a session. `carried`: what is known of the session's slot or place; `held`: what could not be sent to its node yet.
+    """
+
+    visit: str
+    project: str
+    pool: str
+    mailbox: Mailbox
+    anew: bool
+    last: int
+    left: float
+    session: CarriedSession | None = None
+    begun: bool = False
+    carried: Carried | None = None
+    held: list[bytes] = []
+
+
+class Taken(Struct, frozen=True, tag=True):
+    """The answer to `Handed`."""
+
+    visit: str
+
+
+class Owned(Struct, frozen=True, tag=True):
+    """To the replica with a node's socket: a session on it is the sender's now."""
+
+    session: str
+    node: str
+
+
+class Forward(Struct, frozen=True, tag=True):
+    """A message of a session that has been handed over meanwhile, as it came."""
+
+    session: str
+    direction: str
+    term: int
+    data: bytes
+
+
+class TellSessions(Struct, frozen=True, tag=True):
+    """To any replica: which sessions does it own?"""
+
+    number: int
+
+
+class SessionsHere(Struct, frozen=True, tag=True):
+    """The answer."""
+
+    number: int
+    sessions: list[SessionView]
+
+
+class Act(Struct, frozen=True, tag=True):
+    """To the leader of a node's pool: do what an operator wants."""
+
+    number: int
+    node: str
+    action: str
+
+
+class EndSession(Struct, frozen=True, tag=True):
+    """To the owner of a session: end it, since an operator wants that."""
+
+    number: int
+    session: str
+    reason: str
+
+
+class Done(Struct, frozen=True, tag=True):
+    """The answer to both: `error` is "" if it is done."""
+
+    number: int
+    error: str = ""
+    found: bool = True
+
+
+AtDesk: TypeAlias = TellSessions | SessionsHere | Act | EndSession | Done
+OfVisit: TypeAlias = Claim | Unknown | Handed | Taken | Owned
+Control: TypeAlias = AtDesk | OfVisit | Forward | NoUpdates | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
 
 encode_control = msgspec.msgpack.Encoder().encode
 decode_control = msgspec.msgpack.Decoder(Control).decode
