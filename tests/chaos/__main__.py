@@ -20,7 +20,7 @@ from drivers.postgres_server import postgres_server, programs
 from engine.valkey import program
 from wire.replicas import haproxy
 
-_REST = 400  # reservations between two faults
+_REST = 800  # reservations between two faults
 _TWO = 0.2  # how many of the faults are two at once
 
 

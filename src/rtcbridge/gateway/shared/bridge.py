@@ -369,7 +369,10 @@ class SharedBridge(Bridge):
             self.deliver(entry, Source.NODE, MediaDown("media closed"))  # the node said so while nobody owned it
             return
         await asyncio.sleep(_RECHECK)
-        if self.sessions.get(session) is entry and await self._open_row(pool, session) is None:
+        if self.sessions.get(session) is not entry:
+            return
+        ended = await self._open_row(pool, session) is None
+        if ended and self.sessions.get(session) is entry:
             self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
 
     async def _open_row(self, pool: SharedPool, session: str) -> SessionRow | None:
