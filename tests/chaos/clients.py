@@ -172,7 +172,7 @@ class Client:
             return False
         self.counts[Of.GAPS] += int(number) - self._heard - 1
         self._heard = int(number)
-        if self._heard == (FIRST if closing else ALL):
+        if self._heard >= (FIRST if closing else ALL):
             self.counts[Of.FINISHED] += 1
             return True
         return False
