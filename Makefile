@@ -16,7 +16,7 @@ CHECKED := src tests benchmarks tools examples console
 # Of `make prove`: examples of the life machine, and steps in each.
 PROVE ?= 3000,60
 
-.PHONY: help demo test test-fast prove check format page docs simulate bench bench-relay bench-media clean
+.PHONY: help demo test test-fast prove check format page docs simulate bench bench-relay bench-media bench-bridges clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,8 @@ test: ## set up what the tests need, check the code, and run all tests
 	@tools/setup.sh dev
 	@tools/chromium.sh
 	@tools/postgres.sh
+	@tools/haproxy.sh
+	@tools/helm.sh
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 	@$(BIN)/python -m pytest $(SLOW) $(ARGS)
@@ -71,7 +73,7 @@ simulate: ## simulate the reference scenario and write its table into docs/ (min
 	@tools/setup.sh dev
 	@$(BIN)/python tools/simulation.py $(ARGS)
 
-bench: bench-relay bench-media ## measure against other servers and write docs/benchmarks.md
+bench: bench-relay bench-media bench-bridges ## measure against other servers and write docs/benchmarks.md
 
 bench-relay: ## the relay of messages alone
 	@tools/setup.sh dev
@@ -81,6 +83,10 @@ bench-media: ## browser to node and back alone
 	@tools/setup.sh dev
 	@tools/chromium.sh
 	@$(BIN)/python -m benchmarks.media $(ARGS)
+
+bench-bridges: ## what several bridges cost
+	@tools/setup.sh dev
+	@$(BIN)/python -m benchmarks.cluster.bridges $(ARGS)
 
 clean: ## remove what was installed and built here, except the page
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis console/node_modules sdk/js/node_modules

@@ -39,14 +39,15 @@ def _program() -> str:
 
 
 @contextmanager
-def _server() -> Iterator[int]:
-    """A server without persistence; its port."""
+def valkey(core: int | None = None) -> Iterator[int]:
+    """A server without persistence, on a core of its choice if none is given; its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with TemporaryDirectory() as folder:
         command = [_program(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=pin)
         try:
             until = time.monotonic() + START_S
             while True:
@@ -152,7 +153,7 @@ def main(arguments: Sequence[str]) -> int:
     seconds = options.seconds or (1.0 if options.quick else 3.0)
     load = os.getloadavg()[0]
     rows = []
-    with _server() as port:
+    with valkey() as port:
         for processes in (1, 2, 4):
             pairs = []
             for number in range(rounds):

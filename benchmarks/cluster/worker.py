@@ -65,7 +65,7 @@ async def bare(port: int, number: int, seconds: float) -> dict[str, float]:
     store, pack = engine.store(POOL), Connection().pack_command
     guard = (store.epoch, store.me, engine.generation)
     turns = []
-    for command, rest in (("reserve", (0, 0, "", 1, "")), ("release", ())):
+    for command, rest in (("reserve", (0, 0, "", 1, "", "", 0)), ("release", ())):
         calls = [
             b"".join(pack("EVALSHA", SHA, 1, store.prefix, command, *guard, f"{number}.{index}", *rest))
             for index in range(AT_ONCE)

@@ -44,6 +44,7 @@ def _command(server: Server, options: Mapping[str, str]) -> list[str]:
         "credential": server.launch.credential,
         "node-credential": server.launch.node_credential,
         "server-pid": str(server.process.pid),
+        **({"node-port": str(server.launch.node_port)} if server.launch.node_port else {}),
         **options,
     }
     return [str(LOADGEN), *(part for key, value in given.items() for part in (f"--{key}", value))]

@@ -46,6 +46,7 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
     credential: str = ""
     node_credential: str = ""
+    node_port: int = 0  # where nodes dial in, if that is elsewhere
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Server:
     process: subprocess.Popen[bytes]
 
 
-def _make_key(config: Path, *arguments: str) -> str:
+def make_key(config: Path, *arguments: str) -> str:
+    """Make a key in the store of a configuration. Raises RuntimeError."""
     command = [str(RTCBRIDGE), "keys", "create", *arguments, "--config", str(config)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -72,8 +74,8 @@ def _bridge(port: int, directory: Path) -> Launch:
     return Launch(
         command=[str(RTCBRIDGE), "serve", "--config", str(config)],
         dialect="bridge",
-        credential=_make_key(config, "--project", "TEST01"),
-        node_credential=_make_key(config, "--node", "--pool", "default"),
+        credential=make_key(config, "--project", "TEST01"),
+        node_credential=make_key(config, "--node", "--pool", "default"),
     )
 
 
@@ -96,13 +98,15 @@ def _peerserver(port: int, _directory: Path) -> Launch:
 LAUNCHERS = {"rtcbridge": _bridge, "ws": _ws, "peerserver": _peerserver}
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody has now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_listening(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Wait for a server that is starting. Raises RuntimeError, with the end of its log."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
@@ -123,7 +127,7 @@ def running(name: str, core: int) -> Iterator[Server]:
         RuntimeError: it did not start; the end of its log is in the text.
     """
     with tempfile.TemporaryDirectory(prefix="rtcbridge-bench-") as folder:
-        directory, port = Path(folder), _free_port()
+        directory, port = Path(folder), free_port()
         launch = LAUNCHERS[name](port, directory)
         log = directory / "server.log"
         with log.open("wb") as output:
@@ -137,7 +141,7 @@ def running(name: str, core: int) -> Iterator[Server]:
                 cwd=directory,
             )
         try:
-            _wait_until_listening(process, port, log)
+            wait_until_listening(process, port, log)
             yield Server(name, launch, port, process)
         finally:
             stop(process)

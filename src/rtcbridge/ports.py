@@ -202,6 +202,13 @@ class Ledger(Protocol):
         """
         ...
 
+    def recorded_among(self, sessions: Collection[str]) -> Collection[str]:
+        """Return those of these sessions of which anything is recorded, be it their end.
+
+        May be called from any thread. Raises LedgerError.
+        """
+        ...
+
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first."""
         ...

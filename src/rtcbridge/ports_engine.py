@@ -94,7 +94,7 @@ class NodeView(Struct, frozen=True, kw_only=True):
 class SessionView(Struct, frozen=True):
     """A slot that is held. `owner` is a replica, "" after its death; `live`: the node has its offer.
 
-    `epoch` and `replica` are the node's, as in `Grant`.
+    `epoch` and `replica` are the node's, as in `Grant`. `project`: "" if it is not known.
     """
 
     id: str
@@ -103,6 +103,7 @@ class SessionView(Struct, frozen=True):
     replica: str
     owner: str
     live: bool
+    project: str = ""
 
 
 class PoolView(Struct, frozen=True, kw_only=True):
@@ -190,7 +191,8 @@ class Store(Protocol):
         """Take what the session `old` has, whose slot was lost: a place before all others, or a slot by now.
 
         A session that is told `News.LOST` keeps that place until it is released, or another one of this replica
-        succeeds it. If it has nothing any more, the place is at the front all the same.
+        succeeds it. If it has nothing any more, the place is at the front all the same, and only then
+        `project` and `limit` are taken, which are as in `reserve`; else they are those of `old`.
         """
         ...
 
@@ -362,6 +364,10 @@ class Engine(Protocol):
 
     def store(self, pool: str) -> Store:
         """Return the store of a pool; the same object each time."""
+        ...
+
+    def wall(self) -> float:
+        """Unix seconds by one clock for all replicas, so that what one began another can end."""
         ...
 
     async def start(

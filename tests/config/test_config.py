@@ -220,6 +220,14 @@ def test_the_sample_names_the_keys_of_tables_that_it_has_not(table):
         ('[server]\nport = "80"', 'server.port: expected a whole number from 0 to 65535, got "80"'),
         ("[server]\nhost = 1", "server.host: expected a host name or an address, got 1"),
         ('[server]\npublic_url = "x"', 'server.public_url: expected a ws:// or wss:// address, got "x"'),
+        (
+            '[server]\nmetrics = "9464"',
+            'server.metrics: expected an address and a port such as 127.0.0.1:9464, got "9464"',
+        ),
+        (
+            '[server]\nmetrics = "[::1]:70000"',
+            'server.metrics: expected a port up to 65535, got "[::1]:70000"',
+        ),
         ("[server]\ntrusted_proxies = 1", "server.trusted_proxies: expected a list, each of it a text"),
         (
             '[server]\ntrusted_proxies = ["proxy"]',

@@ -287,7 +287,7 @@ def test_the_table_of_close_codes_is_the_enum() -> None:
 def test_the_table_of_limits_has_every_key_with_its_default() -> None:
     shown = {cells[0].strip("`"): float(cells[1]) for cells in rows("## 8. Limits")}
     config = Config()
-    none_of_the_wire = {"host", "port", "public_url", "tls_cert", "tls_key", "trusted_proxies"}
+    none_of_the_wire = {"host", "port", "public_url", "tls_cert", "tls_key", "trusted_proxies", "metrics"}
     assert shown == {
         f"{section}.{key}": value
         for section in ("server", "sessions", "nodes")

@@ -46,6 +46,18 @@ async def until(true):
             await asyncio.sleep(0.005)
 
 
+async def test_what_is_recorded_of_sessions(ledger):
+    ledger.session_started(session("open"))
+    ledger.session_started(session("over"))
+    ledger.session_ended("over", 6.0, "done")
+    ledger.session_ended("end-only", 6.0, "done")
+    await ledger.flush()
+    names = ["open", "over", "end-only", "never"]
+    assert set(ledger.recorded_among(names)) == {"open", "over", "end-only"}
+    assert list(ledger.open_among(names)) == ["open"]
+    assert not ledger.recorded_among([])
+
+
 def test_rows_have_the_columns_of_their_tables_in_order(database):
     """They are written as tuples, so the order counts."""
     statements = Statements(database)

@@ -10,79 +10,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine import model_rules as rules
 from engine.lua_redis import Commands, Script
+from engine.model_parts import FAULTS, GRACE, HALF, LEASE, Node, P, Replica, Session, Size
 from rtcbridge.drivers.engine.redis_store import SCRIPT
-
-LEASE, GRACE, HALF = 10, 1_000_000, 6
-P = "rtcbridge:{p}:"
-FAULTS = ("crash", "freeze", "wipe", "lose", "reboot", "zombie", "drop", "move")
-
-
-@dataclass(frozen=True)
-class Size:
-    """What there is, and how often each fault may happen."""
-
-    sessions: int = 2
-    nodes: int = 1
-    capacity: int = 1
-    crash: int = 0
-    freeze: int = 0
-    wipe: int = 0
-    lose: int = 0
-    reboot: int = 0
-    zombie: int = 0
-    drop: int = 0
-    move: int = 0
-    limit: int = 0
-
-    @property
-    def share(self) -> tuple[str, str]:
-        """All sessions are of one project, if that has a limit."""
-        return ("p" if self.limit else "", str(self.limit))
-
-
-@dataclass
-class Session:
-    """`new`, `asking` (the answer was lost), `waiting`, `held`, `live`, `ending` (its release may be lost), `gone`.
-
-    `epoch` and `at` are those of the node, as its replica was told: `at` is the replica with the node's socket.
-    """
-
-    state: str = "new"
-    node: int = -1
-    epoch: int = 0
-    at: str = ""
-
-
-@dataclass
-class Node:
-    """What really runs on it; `epoch` is that of its socket, `boot` counts these, `socket`: its replica, or -1."""
-
-    epoch: int = 0
-    boot: int = 0
-    running: frozenset[int] = frozenset()
-    socket: int = 0
-
-
-@dataclass
-class Replica:
-    """`books`: node, socket ("" once that has gone) and epoch; `orphans`: those that it was told of.
-
-    `missing`: sessions whose node the engine does not know yet, since it has lost its data.
-    """
-
-    alive: bool = True
-    epoch: str = ""
-    me: str = ""
-    generation: int = 0
-    books: tuple[tuple[int, str, int], ...] = ()
-    orphans: frozenset[int] = frozenset()
-    missing: frozenset[int] = frozenset()
-
-    def note(self, n: int, *book: Any) -> None:
-        """Write down a node, or forget it."""
-        rest = [each for each in self.books if each[0] != n]
-        self.books = tuple(sorted([*rest, (n, *book)] if book else rest))
 
 
 @dataclass
@@ -348,12 +279,12 @@ class World:
 
     def _time_matters(self) -> bool:
         recovering = "recover" in self.commands.data.get(f"{P}meta", {})
-        return recovering or not self._all_attached() or any(self._unburied(each) for each in self.replicas)
+        return recovering or not self.all_attached() or any(self.unburied(each) for each in self.replicas)
 
-    def _unburied(self, replica: Replica) -> bool:
+    def unburied(self, replica: Replica) -> bool:
         return not replica.alive and replica.me in self.commands.data.get(f"{P}replicas", {})
 
-    def _all_attached(self) -> bool:
+    def all_attached(self) -> bool:
         meta = self.commands.data.get(f"{P}meta", {})
         return all(
             not each.alive or (each.epoch == meta.get("engine") and f"g:{each.me}" in meta) for each in self.replicas
@@ -447,81 +378,6 @@ class World:
             self.attach(node.socket)
         node.socket = -1
 
-    # --- what must hold ---
-
-    def wrong(self) -> str:
-        """What is wrong with this state; "" if nothing is."""
-        data = self.commands.data
-        if self.strange:
-            return self.strange
-        for n, node in enumerate(self.nodes):
-            if len(node.running) > self.size.capacity:
-                return f"n{n} runs {len(node.running)} sessions"
-            if len(data.get(f"{P}node:n{n}", ())) > self.size.capacity:
-                return f"the engine gave {len(data[f'{P}node:n{n}'])} slots of n{n}"
-        claims = data.get(f"{P}sessions", {})
-        members = [session for n in range(len(self.nodes)) for session in data.get(f"{P}node:n{n}", ())]
-        if sorted(members) != sorted(claims):
-            return f"slots {sorted(members)} but sessions {sorted(claims)}"
-        for session, claim in claims.items():
-            owner = claim.split("|", 6)[6]
-            if owner != "|" and owner not in data.get(f"{P}replicas", {}):
-                return f"{session} belongs to {owner}, which is no replica"
-        slots = data.get(f"{P}project:p", set())
-        if slots != {session for session, claim in claims.items() if claim.split("|")[4] == "p"}:
-            return f"the slots of the project are said to be {sorted(slots)}"
-        # What already runs is counted, never ended: it may be above the limit when all is said again.
-        if self.size.limit and len(slots) > self.size.limit and not self.size.freeze + self.size.wipe:
-            return f"the project has {len(slots)} slots"
-        barred = self.size.limit and len(slots) >= self.size.limit
-        waits = data.get(f"{P}line") and data.get(f"{P}free") and "recover" not in data[f"{P}meta"] and not barred
-        return "a session waits beside a free slot" if waits else self._leak(claims) or self._untold(claims)
-
-    def _at_rest(self) -> bool:
-        """All attached or buried, no news, nothing under way."""
-        data = self.commands.data
-        quiet = self._all_attached() and not self.zombie and not any(":wake:" in key for key in data)
-        buried = not any(self._unburied(each) for each in self.replicas)
-        return quiet and buried and "recover" not in data.get(f"{P}meta", {})
-
-    def _untold(self, claims: dict[str, str]) -> str:
-        """At rest, each replica knows where the nodes of its sessions are, and the orphans of its nodes."""
-        if not self._at_rest():
-            return ""
-        records = self.commands.data.get(f"{P}nodes", {})
-        for name, claim in claims.items():
-            n, owner = int(claim[1 : claim.index("|")]), claim.split("|")[6]
-            _, epoch, _, replica, _, socket = records[f"n{n}"].split("|")
-            session, at = self.sessions[int(name[1:])], replica if socket else ""
-            if not owner and at and int(name[1:]) not in self.replicas[int(at[1:])].orphans:
-                return f"{at} was not told that {name} is an orphan"
-            if owner and session.state in ("held", "live") and (session.epoch, session.at) != (int(epoch), at):
-                return f"the owner of {name} was not told that n{n} is at {at}"
-        return self._books(records)
-
-    def _books(self, records: dict[str, str]) -> str:
-        """At rest, a replica has the sockets in its books, and no others."""
-        for n, node in enumerate(self.nodes):
-            book = {r: each[1] for r, other in enumerate(self.replicas) for each in other.books if each[0] == n}
-            there = {r for r, socket in book.items() if socket and self.replicas[r].alive}
-            if there - {node.socket}:
-                return f"r{there} has a socket of n{n}, which is at r{node.socket}"
-            if node.socket != -1 and records.get(f"n{n}", "|||").split("|")[3] != f"r{node.socket}":
-                return f"the engine does not know that n{n} is at r{node.socket}"
-        return ""
-
-    def _leak(self, claims: dict[str, str]) -> str:
-        """At rest, nobody holds what is not his."""
-        if not self._at_rest() or not all(each.alive for each in self.replicas):
-            return ""
-        for name in claims:
-            session = self.sessions[int(name[1:])]
-            if session.state in ("new", "gone"):
-                return f"leaked: {name} is {session.state}"
-            if session.state == "live" and int(name[1:]) not in self.nodes[session.node].running:
-                return f"{name} has a slot of n{session.node}, which does not run it"
-        return ""
-
 
 @dataclass
 class Outcome:
@@ -577,7 +433,7 @@ def _search(world: World, limit: int) -> Outcome:
             if after not in before:
                 before[after] = (state, label)
                 assert len(before) < limit, "too many states: a smaller size, please"
-                if wrong := world.wrong():
+                if wrong := rules.wrong(world):
                     return Outcome(len(before), wrong, _path(before, after))
                 queue.append(after)
             world.thaw(state)

@@ -6,7 +6,8 @@ import random
 import pytest
 
 from engine.lua_redis import Commands
-from engine.model import FAULTS, Size, explore
+from engine.model import explore
+from engine.model_parts import FAULTS, Size
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -142,6 +142,10 @@ async def test_a_taken_port_is_one_line_and_status_1(place: Home, tmp_path: Path
         *logs, last = program.lines
         assert last == f"rtcbridge serve: port {place.port} on 127.0.0.1 is taken; choose another"
         assert not [line for line in logs if "Traceback" in line]
+        program = second.run("serve", RTCBRIDGE_SERVER__METRICS=f"127.0.0.1:{place.port}")
+        assert await off_loop(program.wait) == 1
+        assert program.lines[-1].startswith(f"rtcbridge serve: server.metrics 127.0.0.1:{place.port}: ")
+        assert "already in use" in program.lines[-1]
 
 
 @pytest.mark.parametrize(

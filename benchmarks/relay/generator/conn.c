@@ -19,17 +19,19 @@ enum { BATCH = 256, CHUNK = 1 << 18, SOURCE_ADDRESSES = 64, MAX_HEADER = 8 };
 
 static int epoll_fd;
 static struct sockaddr_in server;
+static in_port_t ports[2]; /* by role */
 static const struct conn_events *owner;
 static struct conn **dirty;
 static size_t dirty_count, dirty_capacity;
 static uint8_t chunk[CHUNK];
 static uint64_t read_time;
 
-void conn_init(const char *host, int port, const struct conn_events *events)
+void conn_init(const char *host, int port, int node_port, const struct conn_events *events)
 {
     owner = events;
     server.sin_family = AF_INET;
-    server.sin_port = htons((uint16_t)port);
+    ports[CLIENT] = htons((uint16_t)port);
+    ports[NODE] = htons((uint16_t)(node_port != 0 ? node_port : port));
     if (inet_pton(AF_INET, host, &server.sin_addr) != 1)
         die("%s is not an IPv4 address", host);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
@@ -179,6 +181,7 @@ void conn_open(struct conn *conn, const char *target)
         if (bind(conn->fd, (struct sockaddr *)&source, sizeof source) != 0)
             die("bind: %s", strerror(errno));
     }
+    server.sin_port = ports[conn->role];
     if (connect(conn->fd, (struct sockaddr *)&server, sizeof server) != 0 && errno != EINPROGRESS)
         die("connect: %s", strerror(errno));
     conn->generation++;

@@ -37,7 +37,7 @@ struct conn_events {
     void (*closed)(struct conn *); /* after a close that this side began, at the end of the stream */
 };
 
-void conn_init(const char *host, int port, const struct conn_events *events);
+void conn_init(const char *host, int port, int node_port, const struct conn_events *events);
 
 /* Connect and send the upgrade for `target`. Source addresses are spread over 127.0.0.0/8. */
 void conn_open(struct conn *conn, const char *target);

@@ -53,7 +53,7 @@ extern const struct dialect bridge_dialect, peerjs_dialect;
 extern struct options {
     const struct dialect *dialect;
     const char *scenario, *host, *credential, *node_credential;
-    int port, clients, nodes, capacity, window, size, server_pid;
+    int port, node_port, clients, nodes, capacity, window, size, server_pid;
     uint32_t run; /* sets the ids of this run apart */
     double rate, warmup, seconds;
 } options;

@@ -133,7 +133,7 @@ void load_init(const struct scenario *chosen)
     scenario = chosen;
     clients = table(CLIENT, options.clients);
     nodes = table(NODE, options.nodes);
-    conn_init(options.host, options.port, &events);
+    conn_init(options.host, options.port, options.node_port, &events);
     candidates_init();
 }
 

@@ -38,6 +38,7 @@ static const struct setting {
     {"scenario", TEXT, &options.scenario, 0, 0},
     {"host", TEXT, &options.host, 0, 0},
     {"port", WHOLE, &options.port, 1, 65535},
+    {"node-port", WHOLE, &options.node_port, 1, 65535},
     {"credential", TEXT, &options.credential, 0, 0},
     {"node-credential", TEXT, &options.node_credential, 0, 0},
     {"clients", WHOLE, &options.clients, 1, 100000},

@@ -114,8 +114,8 @@ async def _start(server: Server, config: Config) -> None:
     except ssl.SSLError as error:
         raise CommandError(f"server.tls_cert, server.tls_key: expected a certificate and its key: {error}") from None
     except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise CommandError(f"port {config.server.port} on {config.server.host} is taken; choose another") from None
         if error.filename is not None:
             raise CommandError(f"{error.filename}: {error.strerror}") from None
+        if error.errno == errno.EADDRINUSE:
+            raise CommandError(f"port {config.server.port} on {config.server.host} is taken; choose another") from None
         raise CommandError(f"cannot listen on {where}: {error.strerror or error}") from None

@@ -65,6 +65,8 @@ def _check_server(server: Server, where: Callable[[str], str]) -> None:
             raise ConfigError(f"{where(f'server.{key}')}: expected a file, since {other} is set")
         if file and not os.path.isfile(file):
             raise ConfigError(f"{where(f'server.{key}')}: expected a file, and {file} is none")
+    if int(server.metrics.rpartition(":")[2] or 0) > 65535:
+        raise ConfigError(f"{where('server.metrics')}: expected a port up to 65535, got {shown(server.metrics)}")
     for proxy in server.trusted_proxies:
         try:
             ipaddress.ip_network(proxy, strict=False)

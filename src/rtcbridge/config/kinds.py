@@ -10,6 +10,13 @@ Seconds = Annotated[float, Meta(gt=0, le=_YEAR)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
 Host = Annotated[str, Meta(pattern=r"^[^\s/]{1,255}\Z", description="a host name or an address")]
+Listening = Annotated[
+    str,
+    Meta(
+        pattern=r"^(([^\s/:\[\]]{1,255}|\[[0-9A-Fa-f:.%]+\]):\d{1,5})?\Z",
+        description="an address and a port such as 127.0.0.1:9464",
+    ),
+]
 PublicUrl = Annotated[
     str,
     Meta(pattern=r"^((ws|http)s?://[^\s/?#]+[^\s?#]*)?\Z", description="a ws:// or wss:// address"),

@@ -12,6 +12,7 @@ from rtcbridge.config.kinds import (
     EngineUrl,
     Host,
     IceUrl,
+    Listening,
     PublicUrl,
     Seconds,
     SecondsOrZero,
@@ -40,6 +41,7 @@ class Server(Struct, frozen=True, kw_only=True):
     ping_timeout: Seconds = 20.0
     drain_timeout: SecondsOrZero = 0.0
     shutdown_timeout: Seconds = 10.0
+    metrics: Listening = ""
 
 
 class Sessions(Struct, frozen=True, kw_only=True):

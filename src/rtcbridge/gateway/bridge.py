@@ -3,6 +3,7 @@
 import json
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,7 @@ class Bridge:
         self.sessions: dict[str, Entry] = {}
         self.clients: set[Socket] = set()
         self.starts = {name: RecentCount() for name in self.pools}  # of sessions, by pool
+        self.ends = Counter[str]()  # the same
         self.changed: Callable[[Pool], None] = lambda pool: None  # the reconciler listens here
         self._deadlines = wheel.lane(self.session_spec.answer_timeout, self._due)
         self._pool_of: dict[str, Pool] = {}  # by project
@@ -309,6 +311,8 @@ class Bridge:
     def _end(self, entry: Entry, effect: End, now: float) -> None:
         session, pool, client = entry.session, entry.pool, entry.client
         if entry.begun:
+            its, _ = self.nodes.get(session.node, (pool, None))
+            self.ends[its.spec.name] += 1
             self.ledger.session_ended(session.id, self.wall(), effect.reason)
             self._end_on_node(entry, effect.reason)
         pool.leave(session.id, now)

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import structlog
 
@@ -11,9 +11,11 @@ from rtcbridge.core.pool import Pool
 from rtcbridge.core.spec import PoolSpec
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.views import Override
-from rtcbridge.ports import OverrideRow
+from rtcbridge.ports import LedgerError, OverrideRow
 
 log = structlog.get_logger(__name__)
+
+_FOLLOW = 2.0  # seconds between looks at what other bridges have changed
 
 
 class Overrides:
@@ -26,11 +28,34 @@ class Overrides:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._values: dict[str, dict[str, float]] = {}
+        self._rows: dict[str, OverrideRow] = {}  # as they were last read
         self._lock = asyncio.Lock()
 
     def restore(self) -> None:
         """Put what is stored in force, before anything else is taken up. What no longer fits is left out."""
-        for row in self._bridge.ledger.overrides():
+        self.take(self._bridge.ledger.overrides())
+
+    async def follow(self) -> None:
+        """Put in force, again and again, what another bridge has stored."""
+        while True:
+            await asyncio.sleep(_FOLLOW)
+            async with self._lock:  # else it would undo what is changed here meanwhile
+                try:
+                    self.take(await asyncio.to_thread(self._bridge.ledger.overrides))
+                except LedgerError as error:
+                    log.warning("settings that were changed elsewhere cannot be read", error=str(error))
+
+    def take(self, rows: Sequence[OverrideRow]) -> None:
+        """Put rows in force that are not, and end those that are not among them."""
+        for name in self._values.keys() - {row.pool for row in rows}:
+            own = self._bridge.pools[name]
+            self._put(own, {}, self._spec(own, {}))
+            del self._values[name]
+            self._rows.pop(name, None)
+        for row in rows:
+            if self._rows.get(row.pool) == row:
+                continue
+            self._rows[row.pool] = row
             pool = self._bridge.pools.get(row.pool)
             try:
                 if pool is None:

@@ -8,11 +8,16 @@ WINDOW = 60
 
 
 class RecentCount:
-    """How often something has happened within the last `WINDOW` seconds. Costs the same however often it happens."""
+    """How often something has happened within the last `WINDOW` seconds. Costs the same however often it happens.
 
-    __slots__ = ("_bins", "_second")
+    Attributes:
+        ever: How often in all.
+    """
+
+    __slots__ = ("_bins", "_second", "ever")
 
     def __init__(self) -> None:
+        self.ever = 0
         self._bins = [0] * WINDOW
         self._second = 0
 
@@ -22,6 +27,7 @@ class RecentCount:
         if second != self._second:
             self._advance(second)
         self._bins[second % WINDOW] += 1
+        self.ever += 1
 
     def total(self, now: float) -> int:
         """Return the count. `now`: monotonic seconds."""

@@ -15,9 +15,12 @@ from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.extended import ExtendedSocket
 from rtcbridge.gateway.http import make_app
 from rtcbridge.gateway.listener import Listener, Request, tls_context
+from rtcbridge.gateway.metrics import Metrics
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
+from rtcbridge.gateway.shared.leaving import hand_over_nodes, send_away
+from rtcbridge.gateway.shared.moves import Moves
 from rtcbridge.gateway.shared.nodes import SharedNodeSocket
 from rtcbridge.gateway.shared.reconciler import SharedReconciler
 from rtcbridge.gateway.visits import Visits
@@ -45,6 +48,7 @@ class Server:
     Attributes:
         actions: What people may do to nodes; there once it is started.
         visits: The clients of the extension.
+        metrics: What Prometheus is told, if it is.
     """
 
     actions: Actions
@@ -71,6 +75,7 @@ class Server:
             else SharedBridge(config, auth, ledger, group.wheel, loop.time, engine)
         )
         self.visits = Visits(self.bridge)
+        self._moves = Moves(self.bridge, self.visits) if isinstance(self.bridge, SharedBridge) else None
         self._admin = Admin(self.bridge)
         self._client_limits, self._node_limits = _limits(config)
         self.listener = Listener(
@@ -83,16 +88,20 @@ class Server:
         )
         self._reconciler: Reconciler | None = None
         self._windows = Windows(self.bridge)
+        metrics = config.server.metrics
+        self.metrics = Metrics(metrics, self.bridge, lambda: self._ready) if metrics else None
 
     async def start(self) -> None:
         """Listen, take up what an earlier life left, and begin to work.
 
         Raises:
-            OSError: The address is taken or not ours, or a TLS file is not usable.
-        EngineError: What is shared cannot be reached.
+            OSError: An address is taken or not ours, or a TLS file is not usable.
+            EngineError: What is shared cannot be reached.
         """
         server = self.config.server
         tls = tls_context(server.tls_cert, server.tls_key) if server.tls_cert else None
+        if self.metrics is not None:
+            await self.metrics.start()
         self._admin.overrides.restore()
         self.bridge.restore()
         if isinstance(self.bridge, SharedBridge):
@@ -109,6 +118,7 @@ class Server:
         self._windows.start()
         self._reconciler.start()
         if isinstance(self.bridge, SharedBridge):
+            self.bridge.do(self._admin.overrides.follow())
             await self.bridge.leaders.all(list(self.bridge.pools))
         self._ready = True
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
@@ -134,7 +144,8 @@ class Server:
         if isinstance(self.bridge, SharedBridge):
             await asyncio.sleep(self.config.server.drain_timeout)
             self.listener.stop_accepting()
-            await self.bridge.wait_set_up(self.config.server.shutdown_timeout)
+            await send_away(self.bridge, self.config.server.shutdown_timeout)
+            await hand_over_nodes(self.bridge)
         self._admin.actions = None
         self.bridge.close()
         self._windows.stop()
@@ -143,7 +154,11 @@ class Server:
         self.visits.say_reconnect()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
         if isinstance(self.bridge, SharedBridge):
+            assert self._moves is not None
+            await self._moves.leave(self.config.server.shutdown_timeout)
             await self.bridge.part()
+        if self.metrics is not None:
+            await self.metrics.stop()
         await self._ledger.flush()
         for provider in self._providers.values():
             await provider.close()

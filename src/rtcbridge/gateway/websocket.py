@@ -56,8 +56,8 @@ class WebSocket(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_alive", "_assembly", "_credit", "_drain", "_group", "_held", "_queue", "_spending", "_timer", "_transport",
-        "limits",
+        "_alive", "_assembly", "_closing", "_credit", "_drain", "_group", "_held", "_queue", "_spending", "_timer",
+        "_transport", "limits",
     )  # fmt: skip
 
     _group: SocketGroup  # from start() on
@@ -69,6 +69,7 @@ class WebSocket(asyncio.Protocol):
         self._held = b""  # an unfinished frame header or control frame
         self._assembly: Assembly | None = None  # an unfinished message
         self._drain: Drain | None = None
+        self._closing: End | None = None  # our Close frame has gone out, and messages are still taken
         self._timer: Timer | Lane | None = None
         self._alive = True  # something has come since the last ping
         self._credit = _UNLIMITED if limits.message_rate is None else limits.message_burst
@@ -182,10 +183,24 @@ class WebSocket(asyncio.Protocol):
 
         Does nothing on a closed connection.
         """
-        if self._transport is not None:
+        if self._transport is not None and self._closing is None:
             end = End(code, "us", reason)
             self._finish(code, reason, None)
             self._group.loop.call_soon(self._tell_end, end)
+
+    def close_behind(self, code: int = 1000, reason: str = "") -> None:
+        """Send what is queued and a Close frame, and go on taking messages until the peer's Close frame comes.
+
+        Nothing may be sent from here on; `ended` comes when the peer has closed, or after the limit's `drain_timeout`.
+        """
+        if self._transport is None or self._closing is not None:
+            return
+        self._closing = End(code, "us", reason)
+        frame, queue = close_frame(code, reason), self._queue
+        self._queue = None
+        self._transport.write(b"".join((*queue, frame)) if queue else frame)
+        self._stop_timer()
+        self._timer = self._group.wheel.call_later(self.limits.drain_timeout, self.abort)
 
     def _finish(
         self,
@@ -210,6 +225,9 @@ class WebSocket(asyncio.Protocol):
         """
         transport = self._transport
         assert transport is not None
+        if self._closing is not None:
+            self._closed_behind(transport)
+            return
         frame = close_frame(code, reason)
         transport.write(b"".join((*self._queue, frame)) if self._queue else frame)
         held, assembly = self._held, self._assembly
@@ -220,6 +238,13 @@ class WebSocket(asyncio.Protocol):
             self._hand_to_drain(transport, held, assembly, understood, peer)
         if end is not None:
             self._tell_end(end)
+
+    def _closed_behind(self, transport: asyncio.Transport) -> None:
+        """Our Close frame has long been sent."""
+        assert self._closing is not None
+        self._leave()
+        transport.close()
+        self._tell_end(self._closing)
 
     def _hand_to_drain(
         self, transport: asyncio.Transport, held: bytes, assembly: Assembly | None, understood: bool, peer: bool
@@ -237,6 +262,9 @@ class WebSocket(asyncio.Protocol):
         self._group.forget(self)
         self._transport = self._queue = self._assembly = None
         self._held = b""
+        self._stop_timer()
+
+    def _stop_timer(self) -> None:
         if (timer := self._timer) is not None:
             self._timer = None
             if isinstance(timer, Lane):
@@ -446,7 +474,10 @@ class WebSocket(asyncio.Protocol):
 
     def _control(self, opcode: int, payload: bytes, *, last: bool) -> None:
         """Take a control frame; `last` if nothing has come behind it."""
-        if opcode == PING:
+        if self._closing is not None:
+            if opcode == CLOSE and self._transport is not None:
+                self._closed_behind(self._transport)
+        elif opcode == PING:
             self._put(header(PONG, len(payload)), payload)
         elif opcode == CLOSE:
             try:

@@ -133,6 +133,9 @@ class MemoryLedger:
     def open_among(self, names: Collection[str]) -> Mapping[str, SessionRow]:
         return {row.id: row for row in self.open_sessions() if row.id in names}
 
+    def recorded_among(self, names: Collection[str]) -> Collection[str]:
+        return [name for name in names if name in self.disk.sessions]
+
     def open_sessions(self) -> Sequence[SessionRow]:
         open_ones = [row for row in self.disk.sessions.values() if row.ended is None]
         return sorted(open_ones, key=lambda row: row.started)

@@ -80,6 +80,43 @@ async def test_both_close_at_once(serve: Serve, tls: Certificate | None) -> None
     assert len(socket.ends) == 1
 
 
+async def test_what_the_peer_says_until_it_has_our_close_frame_is_taken(serve: Serve, tls: Certificate | None) -> None:
+    server = await serve(tls=tls)
+    client, socket = await server.pair()
+    socket.send(b"last words")
+    socket.close_behind(1012)
+    socket.close(1000)  # does nothing: it is closing
+    client.write(text("on its way") + frame(9, b"ping"))
+    assert await client.frame() == (1, b"last words")
+    assert await _last_code(client) == 1012
+    assert not socket.ends
+    client.write(text("too") + close_frame(1012) + text("nobody's"))
+    end = await socket.end()
+    assert (end.code, end.by) == (1012, "us")
+    assert socket.got == [b"on its way", b"too"]
+    client.close()
+    await asyncio.wait_for(server.listener.group.wait_empty(), TIMEOUT)
+
+
+async def test_a_peer_that_goes_on_without_closing_is_cut(serve: Serve, tls: Certificate | None) -> None:
+    server = await serve(Limits(drain_timeout=0.1), tls=tls)
+    client, socket = await server.pair()
+    socket.close_behind(1012)
+    client.write(text("still here"))
+    assert (await socket.end()).by == "lost"
+    assert socket.got == [b"still here"]
+
+
+async def test_a_peer_that_breaks_the_rules_behind_our_close_frame_is_cut(serve: Serve) -> None:
+    server = await serve()
+    client, socket = await server.pair()
+    socket.close_behind(1012)
+    client.write(text(b"\xff"))
+    assert (await socket.end()).code == 1012
+    assert await _last_code(client) == 1012
+    await client.eof()  # and no second Close frame
+
+
 async def test_a_peer_that_never_closes_is_cut(serve: Serve, tls: Certificate | None) -> None:
     server = await serve(Limits(drain_timeout=0.2), tls=tls)
     client, socket = await server.pair()

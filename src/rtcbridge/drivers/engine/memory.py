@@ -333,6 +333,10 @@ class MemoryEngine:
             self._stores[pool] = MemoryStore(self, self.hub.pool(pool))
         return self._stores[pool]
 
+    def wall(self) -> float:
+        """See `Engine`."""
+        return time.time()
+
     async def start(
         self, pools: Sequence[str], woken: Callable[[str, Wake], None], received: Callable[[str, Packet], None]
     ) -> None:

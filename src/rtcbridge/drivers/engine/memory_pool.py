@@ -59,7 +59,13 @@ class Claim:
         """What `look` returns of it."""
         node = self.node
         return SessionView(
-            id=session, node=node.id, epoch=node.epoch, replica=node.replica, owner=self.owner, live=self.live
+            id=session,
+            node=node.id,
+            epoch=node.epoch,
+            replica=node.replica,
+            owner=self.owner,
+            live=self.live,
+            project=self.share.project,
         )
 
 

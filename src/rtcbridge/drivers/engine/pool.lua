@@ -19,17 +19,10 @@ local function micros()
   return time[1] * 1000000 + time[2]
 end
 
-local function split(text)
-  local parts, from = {}, 1
-  while true do
-    local at = string.find(text, '|', from, true)
-    if not at then break end
-    parts[#parts + 1] = string.sub(text, from, at - 1)
-    from = at + 1
-  end
-  parts[#parts + 1] = string.sub(text, from)
-  return parts
-end
+-- What takes a record apart in one call. Literals, since all of this is run anew with each call.
+local NODE = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
+local WAITER = NODE
+local CLAIM = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
 
 local function integer(number) return string.format('%.0f', number) end
 
@@ -38,10 +31,10 @@ local function integer(number) return string.format('%.0f', number) end
 local function node_of(id)
   local value = call('HGET', NODES, id)
   if not value then return nil end
-  local part = split(value)
+  local capacity, epoch, open, replica, life, socket = string.match(value, NODE)
   return {
-    id = id, capacity = tonumber(part[1]), epoch = tonumber(part[2]), open = part[3] == '1',
-    replica = part[4] .. '|' .. part[5], socket = part[6],
+    id = id, capacity = tonumber(capacity), epoch = tonumber(epoch), open = open == '1',
+    replica = replica .. '|' .. life, socket = socket,
   }
 end
 
@@ -74,10 +67,10 @@ end
 local function claim_of(session)
   local value = call('HGET', SESSIONS, session)
   if not value then return nil end
-  local part = split(value)
+  local node, epoch, live, token, project, limit, owner, life = string.match(value, CLAIM)
   return {
-    session = session, node = part[1], epoch = tonumber(part[2]), live = part[3] == '1', token = part[4],
-    project = part[5], limit = part[6], owner = part[7] .. '|' .. part[8],
+    session = session, node = node, epoch = tonumber(epoch), live = live == '1', token = token, project = project,
+    limit = limit, owner = owner .. '|' .. life,
   }
 end
 
@@ -109,7 +102,7 @@ end
 local function drop_claim(claim)
   call('HDEL', SESSIONS, claim.session)
   call('SREM', P .. 'node:' .. claim.node, claim.session)
-  call('ZREM', ORPHANS, claim.session)
+  if claim.owner == '|' then call('ZREM', ORPHANS, claim.session) end
   if claim.project ~= '' then call('SREM', P .. 'project:' .. claim.project, claim.session) end
   disown(claim.owner, claim.session)
   local node = node_of(claim.node)
@@ -120,10 +113,9 @@ end
 local function waiter_of(session)
   local value = call('HGET', WAITING, session)
   if not value then return nil end
-  local part = split(value)
+  local exclude, token, project, limit, owner, life = string.match(value, WAITER)
   return {
-    session = session, exclude = part[1], token = part[2], project = part[3], limit = part[4],
-    owner = part[5] .. '|' .. part[6],
+    session = session, exclude = exclude, token = token, project = project, limit = limit, owner = owner .. '|' .. life,
   }
 end
 
@@ -335,7 +327,7 @@ function run.attach(server, lease, grace, fresh)
     epoch = fresh
     call('HSET', META, 'engine', epoch, 'run', server, 'recover', integer(now() + tonumber(lease)))
   end
-  local name, generation = split(me)[1], tonumber(ARGV[4])
+  local name, generation = name_of(me), tonumber(ARGV[4])
   local before = tonumber(call('HGET', META, 'c:' .. name) or '0')
   if generation <= before then return { 'STALE' } end
   if not call('ZSCORE', REPLICAS, me) then
@@ -345,7 +337,7 @@ function run.attach(server, lease, grace, fresh)
     me = name .. '|' .. integer(number)
   end
   for _, other in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do -- one whose answer to this call was lost
-    if other ~= me and split(other)[1] == name then bury(other, tonumber(grace)) end
+    if other ~= me and name_of(other) == name then bury(other, tonumber(grace)) end
   end
   call('HSET', META, 'c:' .. name, integer(generation), 'g:' .. me, integer(generation))
   call('ZADD', REPLICAS, now() + tonumber(lease), me)
@@ -432,7 +424,8 @@ function run.succeed(session, old, rank, project, limit)
 end
 
 function run.release(session)
-  local claim, waiter = claim_of(session), waiter_of(session)
+  local claim = claim_of(session)
+  local waiter = not claim and waiter_of(session)
   if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
   serve_unless_recovering('')
   return { 'OK', '1' }

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
@@ -58,6 +59,7 @@ class RedisEngine:
         self._woken: Callable[[str, Wake], None] = lambda pool, wake: None
         self._received: Callable[[str, Packet], None] = lambda origin, packet: None
         self._lease = lease
+        self._epoch = time.time() - time.monotonic()  # of this process's monotonic clock, by the server's time of day
         self.bus = RedisBus(self.replica, self.pipe, lambda origin, packet: self._received(origin, packet))
 
     def store(self, pool: str) -> RedisStore:
@@ -66,6 +68,10 @@ class RedisEngine:
             self._stores[pool] = RedisStore(self, pool)
             self.pipe.restart()
         return self._stores[pool]
+
+    def wall(self) -> float:
+        """See `Engine`: by the server's clock."""
+        return time.monotonic() + self._epoch
 
     async def start(
         self, pools: Sequence[str], woken: Callable[[str, Wake], None], received: Callable[[str, Packet], None]
@@ -125,6 +131,7 @@ class RedisEngine:
     async def _hello(self) -> None:
         self.generation += 1
         server = await self._run_id()
+        await self._set_clock()
         await self.pipe.call("SCRIPT", "LOAD", SCRIPT)
         before = [(store.epoch, store.me) for store in self._stores.values()]
         key = inbox(self.replica)
@@ -137,6 +144,11 @@ class RedisEngine:
         if before != [(store.epoch, store.me) for store in self._stores.values()]:
             self._reader.restart()
         asyncio.get_running_loop().call_soon(self.bus.connected)
+
+    async def _set_clock(self) -> None:
+        before = time.monotonic()
+        seconds, micros = await self.pipe.call("TIME")
+        self._epoch = int(seconds) + int(micros) / 1e6 - (before + time.monotonic()) / 2
 
     async def _run_id(self) -> str:
         text = (await self.pipe.call("INFO", "server")).decode()
@@ -159,6 +171,7 @@ class RedisEngine:
                     if answer[0] != b"OK":
                         self.pipe.restart()
                         break
+                await self._set_clock()
                 if not await self.pipe.call("PEXPIRE", inbox(self.replica), INBOX_LIFE):
                     self.pipe.restart()
             except PipeDownError:

@@ -1,9 +1,11 @@
 """What the script answers, as what `Store` returns."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rtcbridge.ports_engine import NodeView, Place, PoolView, SessionView
+
+_FIELDS = 9  # a session's id and its record have
 
 
 def pairs(flat: Sequence[bytes]) -> list[tuple[str, str]]:
@@ -20,8 +22,8 @@ def places(supply: int, cause: str, flat: Sequence[bytes]) -> dict[str, Place]:
 
 def session_view(session: str, record: str, replica: str) -> SessionView:
     """A slot, by its record; `replica` has the node's socket."""
-    node, epoch, live, _, _, _, owner, _ = record.split("|")
-    return SessionView(session, node, int(epoch), replica, owner, live == "1")
+    node, epoch, live, _, project, _, owner, _ = record.split("|")
+    return SessionView(session, node, int(epoch), replica, owner, live == "1", project)
 
 
 def _node_view(node: str, record: str, info: str, sessions: Sequence[str]) -> NodeView:
@@ -44,16 +46,22 @@ def _replica(record: str) -> str:
     return replica if socket else ""
 
 
+def _session_views(flat: Sequence[bytes], replica_at: Mapping[str, str]) -> dict[str, SessionView]:
+    """All slots, by their records: column by column, since this is what `look` costs."""
+    fields = b"|".join(flat).decode().split("|") if flat else []
+    ids, nodes, epochs, lives, projects, owners = (fields[at::_FIELDS] for at in (0, 1, 2, 3, 5, 7))
+    where = map(replica_at.__getitem__, nodes)
+    views = map(SessionView, ids, nodes, map(int, epochs), where, owners, map("1".__eq__, lives), projects)
+    return dict(zip(ids, views, strict=True))
+
+
 def pool_view(parts: Sequence[Any]) -> PoolView:
-    """The pool as the script `look` tells it. What is done for each session is what this costs."""
+    """The pool as the script `look` tells it."""
     records, info = pairs(parts[0]), dict(pairs(parts[1]))
     by_node: dict[str, list[str]] = {node: [] for node, _ in records}
-    replica_at = {node: _replica(record) for node, record in records}
-    sessions = {}
-    for session, record in pairs(parts[2]):
-        node, epoch, live, _, _, _, owner, _ = record.split("|")
-        by_node[node].append(session)
-        sessions[session] = SessionView(session, node, int(epoch), replica_at[node], owner, live == "1")
+    sessions = _session_views(parts[2], {node: _replica(record) for node, record in records})
+    for session in sessions.values():
+        by_node[session.node].append(session.id)
     return PoolView(
         nodes={node: _node_view(node, record, info.get(node, ""), by_node[node]) for node, record in records},
         sessions=sessions,

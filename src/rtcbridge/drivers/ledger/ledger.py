@@ -133,6 +133,11 @@ class LedgerReader:
         query = sa.select(sessions).where(sessions.c.id.in_(list(names)), sessions.c.ended.is_(None))
         return {row["id"]: SessionRow(**row) for row in self._database.read(query)} if names else {}
 
+    def recorded_among(self, names: Collection[str]) -> Collection[str]:
+        """Return those of these sessions that are in the ledger, ended or not. Raises LedgerError."""
+        query = sa.select(sessions.c.id).where(sessions.c.id.in_(list(names)))
+        return {str(row["id"]) for row in self._database.read(query)} if names else set()
+
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first. Raises LedgerError."""
         query = sa.select(sessions).where(sessions.c.project != "").order_by(sessions.c.started.desc()).limit(limit)

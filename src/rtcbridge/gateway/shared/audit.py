@@ -11,7 +11,7 @@ from rtcbridge.ports_engine import EngineError
 
 log = structlog.get_logger(__name__)
 
-_PERIOD = 5.0  # seconds between two looks; a session that is missing at both has ended
+_PERIOD = 5.0  # seconds between two looks; a session that is missing at both had ended by the first
 LEFT = "bridge lost"
 
 
@@ -24,7 +24,7 @@ class Audit:
 
     def __init__(self, bridge: SharedBridge) -> None:
         self._bridge = bridge
-        self._missing: dict[str, set[str]] = {}  # by pool: the sessions that were missing at the last look
+        self._missing: dict[str, dict[str, float]] = {}  # by pool: sessions that were missing, and since when
 
     async def run(self) -> None:
         """Look again and again."""
@@ -46,7 +46,8 @@ class Audit:
             return  # not all have said again what they have
         known = {*view.sessions, *view.line, *view.away}
         missing = {row.id for row in rows if row.pool == name and row.id not in known}
-        for session in missing & self._missing.get(name, set()):
+        before, now = self._missing.get(name, {}), self._bridge.wall()
+        for session in missing & before.keys():
             log.warning("a session ended with its bridge", session=session)
-            ledger.session_ended(session, self._bridge.wall(), LEFT)
-        self._missing[name] = missing
+            ledger.session_ended(session, before[session], LEFT)
+        self._missing[name] = {session: before.get(session, now) for session in missing}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -10,18 +11,31 @@ import structlog
 from rtcbridge.config import Config
 from rtcbridge.core import messages
 from rtcbridge.core.errors import CloseCode, Error, ProtocolError
-from rtcbridge.core.events import Acquire, Cancelled, End, Event, Reassign, Resume, Source, Stay, Suspend, Yield
+from rtcbridge.core.events import (
+    Acquire,
+    End,
+    Event,
+    Reassign,
+    Resume,
+    Source,
+    Stay,
+    Suspend,
+    Yield,
+)
 from rtcbridge.core.messages import ToNodeUpdate
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.projects import Projects
-from rtcbridge.core.session import Session, State
+from rtcbridge.core.session import State
 from rtcbridge.core.spec import PoolSpec
 from rtcbridge.gateway.bridge import Bridge, Entry
+from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.nodes import confirm, relay
+from rtcbridge.gateway.recipient import Client
 from rtcbridge.gateway.shared.leading import Leaders
+from rtcbridge.gateway.shared.orphans import Orphans
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.routes import Route
 from rtcbridge.gateway.shared.wire import (
@@ -33,25 +47,23 @@ from rtcbridge.gateway.shared.wire import (
     Control,
     CutNode,
     DrainNode,
+    Forward,
     Look,
     MediaIsUp,
     NoUpdates,
+    OfVisit,
+    Owned,
     Verdict,
     decode_control,
     encode_control,
 )
 from rtcbridge.gateway.timers import TimerWheel
-from rtcbridge.ports import Authenticator, Ledger, LedgerError, SessionRow
+from rtcbridge.ports import Authenticator, Ledger
 from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
 
 log = structlog.get_logger(__name__)
 
 _POLL = 0.2  # seconds between looks at the places of those that wait
-_SET_UP = frozenset(
-    {State.ASKED, State.RESERVED, State.CLAIMING, State.OFFERED, State.RETRYING, State.REOFFERED, State.ANSWERED}
-)
-_LOOK = 0.05  # seconds between looks whether those have come to their end
-_RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
 _UPDATE = b'{"type":"update"'
 _SESSION_END = b'{"type":"session_end"'
 
@@ -72,7 +84,11 @@ class SharedBridge(Bridge):
     Attributes:
         guests: Sessions of other replicas with a node here.
         leaders: The replicas that lead the pools.
+        orphans: Takes over the sessions of a replica that has died.
+        gone: The replica that each session was handed over to, for a while.
+        of_visit: Takes what other replicas say of visits.
         tokens: Of the pools that this replica leads, by pool.
+        leaving: It stops, and begins no session any more.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
         look: Has the plan of a pool made anew; the same.
     """
@@ -95,9 +111,14 @@ class SharedBridge(Bridge):
 
         super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
         self.engine = engine
+        self.wall = engine.wall
         self.guests: dict[str, Guest] = {}
         self.leaders = Leaders(self.tell)
+        self.orphans = Orphans(self)
+        self.gone: dict[str, str] = {}
+        self.of_visit: Callable[[str, OfVisit], object] = lambda origin, message: None
         self.tokens: dict[str, int] = {}
+        self.leaving = False
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
         self.look: Callable[[Look], object] = lambda look: None
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -105,6 +126,7 @@ class SharedBridge(Bridge):
         for pool in self.shared_pools():
             pool.arrived = self.settle
             pool.nudge = self.nudge
+            pool.moved = partial(self._moved_to, pool)
 
     @property
     def me(self) -> str:
@@ -154,13 +176,6 @@ class SharedBridge(Bridge):
         """Join the other replicas. Raises EngineError."""
         await self.engine.start(list(self.pools), self.woken, self.received)
 
-    async def wait_set_up(self, patience: float) -> None:
-        """Wait until no session is on its way to its media, or for so many seconds."""
-        for _ in range(round(patience / _LOOK)):
-            if not any(entry.session.state in _SET_UP for entry in self.sessions.values()):
-                return
-            await asyncio.sleep(_LOOK)
-
     async def part(self) -> None:
         """Leave the other replicas."""
         for pool in self.shared_pools():
@@ -174,6 +189,14 @@ class SharedBridge(Bridge):
         task = asyncio.create_task(what)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def client_event(self, client: Client, project: str, pool: Pool, event: Event) -> None:
+        """See `Bridge`."""
+        is_new = client.entry is None or client.entry.session.id not in self.sessions
+        if self.leaving and is_new and isinstance(client, ClientSocket):
+            client.close(CloseCode.RESTART)
+        else:
+            super().client_event(client, project, pool, event)
 
     # --- what a client says while the engine is asked ---
 
@@ -249,6 +272,9 @@ class SharedBridge(Bridge):
                 entry.route.move(replica, epoch)
                 entry.link = self.way(entry, node) if entry.session.relaying else None
 
+    def _moved_to(self, pool: SharedPool, session: str, grant: Grant) -> None:
+        self.moved(pool, grant.node, grant.replica, grant.epoch, session)
+
     # --- what the engine brings ---
 
     def woken(self, name: str, wake: Wake) -> None:
@@ -262,7 +288,7 @@ class SharedBridge(Bridge):
             case News.MOVED:
                 self.moved(pool, wake.node, wake.replica, wake.epoch, wake.session)
             case News.ORPHAN:
-                self.do(self._adopt_orphan(pool, wake))
+                self.do(self.orphans.adopt(pool, wake))
             case News.REPLACED:
                 if (link := self.links.get(wake.node)) is not None and link.epoch < wake.epoch:
                     link.cut(CloseCode.POLICY, "replaced by a newer connection")
@@ -274,6 +300,8 @@ class SharedBridge(Bridge):
             self._control(origin, decode_control(packet.data))
         elif kind == TO_NODE:
             self._to_node(origin, rest.partition("|")[0], packet)
+        elif (to := self.gone.get(packet.session)) is not None:
+            self.tell(to, Forward(packet.session, packet.direction, packet.term, packet.data))
         elif kind == FROM_NODE:
             self._from_node(packet.session, rest, packet.data)
         elif kind == BACK and (entry := self.sessions.get(packet.session)) is not None and entry.route is not None:
@@ -309,45 +337,27 @@ class SharedBridge(Bridge):
         else:
             relay(self, node, message)  # type: ignore[arg-type]  # heartbeats do not come this way
 
-    # --- sessions whose owner has died ---
+    # --- sessions of others ---
 
-    async def _adopt_orphan(self, pool: SharedPool, wake: Wake) -> None:
-        """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
-        session, node = wake.session, wake.node
-        try:
-            row = await self._open_row(session)
-            if row is None:
-                await pool.store.release(session)
-                self.end_guest(session, node, "unknown")
-                return
-            if session in self.sessions or not await pool.store.hold(session, node, wake.epoch):
-                return
-        except EngineError as error:
-            log.warning("a session without an owner could not be taken over", session=session, error=str(error))
-            return
-        now = self.clock()
-        entry = Entry(Session.adopted(session, node, self.session_spec, now), pool, row.project, None)
-        if self.session_spec.max_session:
-            entry.session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
-        entry.begun = entry.delivered = True
+    def enter(self, entry: Entry) -> None:
+        """Take in a session that began at another replica."""
+        session = entry.session.id
         self.sessions[session] = entry
         self.guests.pop(session, None)
-        pool.hold(session, Grant(node, wake.epoch, self.me))
-        self.way(entry, node)
-        self._reschedule(entry, now)
-        log.info("session taken over", session=session, node=node)
-        await asyncio.sleep(_RECHECK)
-        if self.sessions.get(session) is entry and await self._open_row(session) is None:
-            self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
+        self.gone.pop(session, None)
+        self._set_prefix(entry)
+        self._reschedule(entry, self.clock())
 
-    async def _open_row(self, session: str) -> SessionRow | None:
-        """What the ledger has of a session that has not ended; the store is waited for."""
-        while True:
-            try:
-                return (await asyncio.to_thread(self.ledger.open_among, [session])).get(session)
-            except LedgerError as error:
-                log.warning("a session without an owner waits for the store", session=session, error=str(error))
-                await asyncio.sleep(_RECHECK)
+    def leave(self, entry: Entry, to: str) -> None:
+        """Let another replica have a session; what still comes for it here goes there."""
+        session = entry.session.id
+        del self.sessions[session]
+        entry.early = entry.client = entry.link = None
+        entry.session.state = State.ENDED  # for its timer
+        self._reschedule(entry, self.clock())
+        self.gone[session] = to
+        if entry.session.node in self.links:
+            self.guests[session] = Guest(to, entry.session.node)
 
     def end_guest(self, session: str, node: str, reason: str) -> None:
         """Tell a node here that a session has ended of which nobody knows."""
@@ -375,12 +385,26 @@ class SharedBridge(Bridge):
                 self.leaders.answered(message)
             case DrainNode() | CutNode():
                 self._on_node(message)
-            case NoUpdates(session=session, id=id):
-                entry = self.sessions.get(session)
-                if entry is not None and entry.client is not None:
-                    entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
             case MediaIsUp(node=node, sessions=sessions):
                 confirm(self, node, sessions)
+            case NoUpdates() | Forward() | Owned():
+                self._of_session(origin, message)
+            case _:
+                self.of_visit(origin, message)
+
+    def _of_session(self, origin: str, message: NoUpdates | Forward | Owned) -> None:
+        match message:
+            case NoUpdates(session=session, id=id):
+                entry = self.sessions.get(session)
+                if entry is None and (to := self.gone.get(session)) is not None:
+                    self.tell(to, message)
+                elif entry is not None and entry.client is not None:
+                    entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
+            case Forward():
+                self.received(origin, Packet(message.session, message.direction, message.term, 0, message.data))
+            case Owned(session=session, node=node):
+                if session not in self.sessions and node in self.links:
+                    self.guests[session] = Guest(origin, node)
 
     def _on_node(self, message: DrainNode | CutNode) -> None:
         link = self.links.get(message.node)

@@ -23,7 +23,7 @@ class Leaders:
         self._tell = tell
         self._leaders: dict[str, str] = {}
         self._led = asyncio.Condition()
-        self._asked: dict[int, asyncio.Future[Verdict]] = {}
+        self._asked: dict[int, asyncio.Future[Verdict | None]] = {}
         self._numbers = itertools.count(1)
 
     def get(self, pool: str) -> str:
@@ -36,6 +36,9 @@ class Leaders:
             async with self._led:
                 self._leaders[pool] = leader
                 self._led.notify_all()
+            for asked in self._asked.values():
+                if not asked.done():
+                    asked.set_result(None)  # ask the new one
 
     async def of(self, pool: str) -> str:
         """Return who leads a pool; wait until somebody does."""
@@ -61,10 +64,12 @@ class Leaders:
             self._tell(await self.of(pool), ask)
             try:
                 async with asyncio.timeout(_ASK):
-                    verdict: Verdict = await answer
-                    return verdict
+                    verdict: Verdict | None = await answer
             except TimeoutError:
-                self._asked.pop(number, None)
+                verdict = None
+            self._asked.pop(number, None)
+            if verdict is not None:
+                return verdict
 
     def answered(self, verdict: Verdict) -> None:
         """Take an answer."""

@@ -1,6 +1,5 @@
 """A node's end at a replica: its sessions may be those of any replica."""
 
-import asyncio
 import hmac
 import secrets
 
@@ -9,12 +8,14 @@ import structlog
 
 from rtcbridge.core import messages
 from rtcbridge.core.errors import CloseCode, ProtocolError
-from rtcbridge.core.messages import Heartbeat, RegisterPayload
+from rtcbridge.core.messages import FromNode, Heartbeat, NodeError, RegisterPayload, SessionState
 from rtcbridge.gateway.clients import MAX_BAD
-from rtcbridge.gateway.links import Link, Socket
+from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.nodes import confirm, relay
 from rtcbridge.gateway.shared.bridge import Guest, SharedBridge
 from rtcbridge.gateway.shared.pool import SharedPool
+from rtcbridge.gateway.shared.records import open_rows
+from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.shared.wire import FROM_NODE, MediaIsUp
 from rtcbridge.gateway.websocket import End, Limits
 from rtcbridge.ports import LedgerError
@@ -22,6 +23,7 @@ from rtcbridge.ports_engine import EngineError, Registered
 
 log = structlog.get_logger(__name__)
 
+_OVER = ("failed", "closed")
 _EARLY = 1_000  # messages that a node may send before it is registered
 
 
@@ -38,7 +40,7 @@ class SharedNodeSocket(Socket):
     def __init__(self, bridge: SharedBridge, limits: Limits) -> None:
         super().__init__(limits)
         self._bridge = bridge
-        self._link: Link | None = None  # set when it is registered
+        self._link: SlotLink | None = None  # set when it is registered
         self._pool: SharedPool | None = None
         self._asked: RegisterPayload | None = None  # set when its credential has been accepted
         self._early: list[bytes] = []
@@ -118,12 +120,14 @@ class SharedNodeSocket(Socket):
         bridge, node = self._bridge, asked.node
         capacity = asked.capacity or pool.spec.slots
         try:
-            verdict = await bridge.leaders.ask(asked.pool, node, managed=managed, capacity=capacity, labels=dict(asked.labels))
+            verdict = await bridge.leaders.ask(
+                asked.pool, node, managed=managed, capacity=capacity, labels=dict(asked.labels)
+            )
             if not verdict.accepted:
                 log.warning("node may not register now", node=node)
                 self.close(CloseCode.POLICY, "")
                 return
-            listed = await self._still_open(asked)
+            listed = await self._still_open(asked, pool)
             info = msgspec.json.encode({"managed": managed, "labels": asked.labels}).decode()
             registered = await pool.store.node_up(
                 node,
@@ -144,11 +148,11 @@ class SharedNodeSocket(Socket):
         else:
             self._enter(asked, pool, registered, verdict.draining)
 
-    async def _still_open(self, asked: RegisterPayload) -> list[str]:
+    async def _still_open(self, asked: RegisterPayload, pool: SharedPool) -> list[str]:
         """The listed sessions that have not ended: no other may take a slot from those that wait."""
         sessions = self._bridge.sessions
         unknown = [session for session in asked.sessions if session not in sessions]
-        rows = await asyncio.to_thread(self._bridge.ledger.open_among, unknown) if unknown else {}
+        rows = await open_rows(self._bridge.ledger, pool, unknown, self._bridge.wall()) if unknown else {}
         return [session for session in asked.sessions if session in sessions or session in rows]
 
     def _enter(self, asked: RegisterPayload, pool: SharedPool, registered: Registered, draining: bool) -> None:
@@ -156,7 +160,10 @@ class SharedNodeSocket(Socket):
         self.epoch, self.heard = registered.epoch, bridge.clock()
         if (older := bridge.links.get(node)) is not None:
             older.cut(CloseCode.POLICY, "replaced by a newer connection")
-        link = self._link = bridge.links[node] = Link(node, bridge.config.server.node_outbox)
+        serving = [session for session in asked.sessions if session in registered.sessions]
+        slots = asked.capacity or pool.spec.slots
+        link = self._link = SlotLink(asked.pool, node, bridge.config.server.node_outbox, slots, serving, bridge.wheel)
+        bridge.links[node] = link
         link.epoch, link.updates = self.epoch, asked.labels.get(messages.UPDATES) is True
         link.attach(self)
         self.send(messages.encode(messages.Registered(node, self.epoch, bridge.config.nodes.heartbeat)))
@@ -192,7 +199,7 @@ class SharedNodeSocket(Socket):
 
     # --- messages ---
 
-    def _take(self, link: Link, data: bytes) -> None:
+    def _take(self, link: SlotLink, data: bytes) -> None:
         if link.socket is not self:
             return  # of an older epoch
         bridge = self._bridge
@@ -208,20 +215,25 @@ class SharedNodeSocket(Socket):
                 self._pass(session, guest, link.node, data)
                 return
         try:
-            message = messages.decode_node(data)
+            self._take_slowly(link, messages.decode_node(data), data)
+            self._bad = 0
         except ProtocolError as error:
             self._bad += 1
             log.warning("bad message of a node", node=link.node, error=str(error))
             if self._bad >= MAX_BAD:
                 self.close(CloseCode.POLICY, "")
-            return
-        self._bad = 0
-        if type(message) is Heartbeat:
+
+    def _take_slowly(self, link: SlotLink, message: FromNode, data: bytes) -> None:
+        bridge = self._bridge
+        if isinstance(message, Heartbeat):
             self._heartbeat(link, message)
-        elif (guest := bridge.guests.get(message.session)) is not None:  # type: ignore[union-attr]
-            self._pass(message.session, guest, link.node, data)  # type: ignore[union-attr]
+            return
+        if isinstance(message, NodeError) or (isinstance(message, SessionState) and message.state in _OVER):
+            link.ended(message.session)
+        if (guest := bridge.guests.get(message.session)) is not None:
+            self._pass(message.session, guest, link.node, data)
         else:
-            relay(bridge, link.node, message)  # type: ignore[arg-type]  # the heartbeat is the only other one
+            relay(bridge, link.node, message)
 
     def _pass(self, session: str, guest: Guest, node: str, data: bytes) -> None:
         """Take a message to the replica that owns the session."""
@@ -229,7 +241,7 @@ class SharedNodeSocket(Socket):
         if guest.node == node and guest.owner:
             self._bridge.engine.bus.send(guest.owner, session, f"{FROM_NODE}{node}", bytes(data), term=self.epoch)
 
-    def _heartbeat(self, link: Link, message: Heartbeat) -> None:
+    def _heartbeat(self, link: SlotLink, message: Heartbeat) -> None:
         bridge = self._bridge
         self.heard = bridge.clock()
         link.load, link.stats = message.load, message.stats

@@ -148,16 +148,16 @@ class SharedPool(Pool):
 
     # --- from one replica to another ---
 
-    def part_with(self, session: str, *, served: bool) -> Carried:
-        """Let another replica have a session's slot or place. `served`: it is with its node."""
+    def part_with(self, session: str, *, served: bool) -> Carried | None:
+        """Let another replica have a session's slot or place, if it has one. `served`: it is with its node."""
         self._verdicts.pop(session, None)
         grant, waiting = self.grants.pop(session, None), self.waiting_here.pop(session, None)
-        carried = Carried(grant=grant if served else None, live=session in self._live)
+        carried = None
         if grant is not None:
             self._off_node(session, grant.node)
+            carried = Carried(grant=grant if served else None, live=session in self._live)
         elif waiting is not None:
-            how = {"patient": waiting.patient, "front": waiting.front, "exclude": waiting.exclude}
-            carried = Carried(**how)  # type: ignore[arg-type]
+            carried = Carried(patient=waiting.patient, front=waiting.front, exclude=waiting.exclude)
         self._forget_rest(session)
         return carried
 
@@ -171,9 +171,7 @@ class SharedPool(Pool):
         else:
             self.waiting_here[session] = Waiting(carried.patient, carried.front, carried.exclude, project)
         rank, limit = -self._ranks.get(project, 0), self.spec.max_per_project
-        call = partial(
-            self.store.take_over, session, rank=rank, exclude=carried.exclude, project=project, limit=limit
-        )
+        call = partial(self.store.take_over, session, rank=rank, exclude=carried.exclude, project=project, limit=limit)
         again = self._again if carried.grant is None else self._go_on
         self.calls.add(session, partial(again, session, call))
 

@@ -106,9 +106,8 @@ class SharedReconciler(Reconciler):
         node.heard, node.capacity, node.labels = now, ask.capacity, ask.labels
         self.changed(pool, node)
         draining = node.state is NodeState.DRAINING
-        is_open = node.state is NodeState.READY and node.order is Order.NONE
         supply = max(0, pool.supply() - (0 if node.linked else node.free))
-        return Verdict(ask.number, True, epoch=node.epoch, open=is_open, draining=draining, supply=supply)
+        return Verdict(ask.number, True, epoch=node.epoch, open=_takes_sessions(node), draining=draining, supply=supply)
 
     # --- rounds ---
 
@@ -205,19 +204,25 @@ class SharedReconciler(Reconciler):
             node.linked = linked
 
     async def _apply(self, pool: SharedPool, view: PoolView) -> None:
-        """Let the engine and the replicas know what the nodes are now, and how many slots are on their way."""
-        for id, there in view.nodes.items():
-            node = pool.nodes.get(id)
-            if node is None or node.state not in UP:
-                if node is None or node.epoch == there.epoch:
-                    await self._end(pool, there, node)
-                continue
-            is_open = node.state is NodeState.READY and node.order is Order.NONE
-            if there.open is not is_open and there.replica:
-                await pool.store.node_open(id, there.epoch, is_open)
-            if node.state is NodeState.DRAINING and there.replica:
-                self._drain(node, there.replica, there.epoch)
-        await self._publish(pool, view.version)
+        """Let the engine and the replicas know what the nodes are now, and how many slots are on their way.
+
+        Those that wait hear of the supply: what raises it is said before what takes slots away, so that nobody is told
+        in between that there is nothing for him; and the other way round.
+        """
+        there = [(each, pool.nodes.get(id)) for id, each in view.nodes.items()]
+        version = view.version
+        for each, node in there:
+            if node is not None and _takes_sessions(node) and not each.open and each.replica:
+                await pool.store.node_open(each.id, each.epoch, True)
+                version = ""
+        await self._publish(pool, version)
+        for each, node in there:
+            if node is None or (node.state not in UP and node.epoch == each.epoch):
+                await self._end(pool, each, node)
+            elif each.open and not _takes_sessions(node):
+                await pool.store.node_open(each.id, each.epoch, False)
+            if node is not None and node.state is NodeState.DRAINING and each.replica:
+                self._drain(node, each.replica, each.epoch)
 
     async def _end(self, pool: SharedPool, there: NodeView, node: Node | None) -> None:
         await pool.store.node_gone(there.id, there.epoch)
@@ -249,6 +254,10 @@ class SharedReconciler(Reconciler):
         if self._drained.get(node.id) != epoch:
             self._drained[node.id] = epoch
             self._shared.tell(replica, DrainNode(node.id, epoch))
+
+
+def _takes_sessions(node: Node) -> bool:
+    return node.state is NodeState.READY and node.order is Order.NONE
 
 
 def _info(there: NodeView) -> _Info:

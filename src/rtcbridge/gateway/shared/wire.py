@@ -131,8 +131,8 @@ class Forward(Struct, frozen=True, tag=True):
     data: bytes
 
 
-OfVisit: TypeAlias = Claim | Unknown | Handed | Taken | Owned
-Control: TypeAlias = OfVisit | Forward | NoUpdates | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
+OfVisit: TypeAlias = Claim | Unknown | Handed | Taken
+Control: TypeAlias = OfVisit | Owned | Forward | NoUpdates | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
 
 encode_control = msgspec.msgpack.Encoder().encode
 decode_control = msgspec.msgpack.Decoder(Control).decode
