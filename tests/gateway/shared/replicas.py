@@ -82,7 +82,7 @@ class Replicas:
 @asynccontextmanager
 async def replicas(folder: Path, count: int = 2, **sections: Any) -> AsyncIterator[Replicas]:
     """Run bridges over one store and one engine, with a static pool unless `sections` of the configuration differ."""
-    sections = dict[str, Any](pools=(STATIC,), nodes=Nodes(heartbeat=BEAT, missed=5)) | sections
+    sections = dict[str, Any](pools=(STATIC,), nodes=Nodes(heartbeat=BEAT, missed=30)) | sections
     sections.setdefault("server", ServerConfig(port=0, shutdown_timeout=5.0))
     url, hub = f"sqlite:///{folder / 'bridge.db'}", MemoryHub()
     config = Config(store=Store(url=url), **sections)
