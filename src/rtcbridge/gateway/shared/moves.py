@@ -96,6 +96,8 @@ class Moves:
             await asyncio.shield(task)
         except EngineError as error:
             log.warning("a client's session cannot be looked for", visit=id, error=str(error))
+        except Exception:
+            log.exception("a client's session cannot be looked for", visit=id)
         done()
 
     async def _find(self, id: str, project: str, pool: SharedPool) -> None:
