@@ -16,7 +16,7 @@ CHECKED := src tests benchmarks tools examples console
 # Of `make prove`: examples of the life machine, and steps in each.
 PROVE ?= 3000,60
 
-.PHONY: help demo test test-fast prove check format page docs simulate bench bench-relay bench-media bench-bridges clean
+.PHONY: help demo test test-fast prove chaos check format page docs simulate bench bench-relay bench-media bench-bridges clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ test-fast: ## the tests that need neither a browser nor servers
 prove: ## search and try much longer what docs/proof.md says (half an hour or more)
 	@tools/setup.sh dev
 	@PROVE=$(PROVE) $(BIN)/python -m pytest -q -s tests/gateway/test_claims.py tests/gateway/test_life_machine.py $(ARGS)
+
+chaos: ## 100,000 reservations on three bridges while everything around them is killed, frozen, wiped and cut (minutes)
+	@tools/setup.sh dev
+	@tools/postgres.sh
+	@PYTHONPATH=src:tests $(BIN)/python -m chaos $(ARGS)
 
 check: ## format, lint, strict types, import directions, generated files
 	@tools/setup.sh dev

@@ -10,6 +10,7 @@ from rtcbridge import config
 from rtcbridge.config import Config, ConfigError, IceServer, Pool
 from rtcbridge.core.node import DEADLINES, duration
 from rtcbridge.core.spec import PoolSpec, ProjectSpec, Window
+from rtcbridge.drivers.engine import parse_engine_url
 
 SAMPLE = Path(__file__).parents[2] / "config.sample.toml"
 
@@ -244,7 +245,20 @@ def test_the_sample_names_the_keys_of_tables_that_it_has_not(table):
             "store.url: expected sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE"
             ' (with %40 for @, %2F for /, %25 for % and so on in the password), got "mysql://x"',
         ),
-        ('[engine]\nurl = "redis://x"', "engine.url: expected memory:// (the only engine of this version)"),
+        (
+            '[engine]\nurl = "nats://x"',
+            "engine.url: expected memory://, redis://USER:PASSWORD@HOST:PORT/NUMBER, rediss://…, or"
+            " redis+sentinel://HOST:PORT,HOST:PORT/NAME (with %40 for @, %2F for /, %25 for % and so on in the"
+            ' password), got "nats://x"',
+        ),
+        (
+            '[engine]\nurl = "redis://x"\n[[pools]]\nfair = true',
+            '[[pools]] "default": fair: expected nothing, since engine.url is not memory://',
+        ),
+        (
+            '[engine]\nurl = "redis://x"\n[[projects]]\nid = "TEST01"\nmax_sessions = 3',
+            "projects[0].max_sessions: expected nothing, since engine.url is not memory://",
+        ),
         ('[log]\nlevel = "loud"', 'log.level: expected one of debug, error, info, warning, got "loud"'),
         ("[ice]\nservers = [3]", "ice.servers[0]: expected a table, got 3"),
         ("[ice]\nservers = [{}]", "ice.servers[0].urls: expected at least one address"),
@@ -457,3 +471,20 @@ def test_a_store_that_is_not_understood_is_told_without_its_password(url):
     text = str(raised.value)
     assert text.startswith("RTCBRIDGE_STORE__URL: expected sqlite:///FILE or postgresql://")
     assert "cret" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://:s%40crt@[::1]:6380/3",
+        "rediss://user:secret@valkey.example.org:6379/0",
+        "redis+sentinel://a:26379,b:26379/service/1",
+    ],
+)
+def test_an_engine_that_bridges_share(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "bridge.toml"
+    file.write_text(f'[engine]\nurl = "{url}"\n')
+    engine = config.load(file).engine
+    assert (engine.url, engine.is_shared) == (url, True)
+    parse_engine_url(url)

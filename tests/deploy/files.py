@@ -14,7 +14,7 @@ from rtcbridge.node.models import BUILT_IN
 
 DEPLOY = ROOT / "deploy"
 FILES = sorted(file for file in DEPLOY.rglob("*") if file.is_file())
-STOPPING = 5.0  # seconds that a bridge may take beside its two timeouts, to write down how sessions ended
+STOPPING = 5.0  # seconds that a bridge may take beside its timeouts, to write down how sessions ended
 
 __all__ = ["DEPLOY", "FILES", "ROOT", "bridge_config", "check_command", "check_node", "read_yaml", "time_to_stop"]
 
@@ -44,7 +44,7 @@ def bridge_config(text: str, environment: dict[str, str], folder: Path) -> Confi
 
 def time_to_stop(found: Config) -> float:
     """How long a supervisor must wait for a bridge before it kills it, in seconds."""
-    return 2 * found.server.shutdown_timeout + STOPPING
+    return found.server.drain_timeout + 2 * found.server.shutdown_timeout + STOPPING
 
 
 def seconds(text: str) -> float:

@@ -139,6 +139,12 @@ def test_the_proxy_knows_the_bridges(bridge: Config) -> None:
     assert known == {name: f"{name}:{bridge.server.port}" for name in bridges()}
 
 
+def test_a_bridge_that_stops_stays_until_the_proxy_has_seen_it(bridge: Config) -> None:
+    text = (DEPLOY / "haproxy" / "haproxy.cfg").read_text()
+    ((inter, fall),) = re.findall(r"check inter (\d+)s fall (\d+)", text)
+    assert bridge.server.drain_timeout > int(inter) * int(fall) + 1
+
+
 def test_clients_are_told_of_the_turn_server(bridge: Config) -> None:
     (server,) = bridge.ice.servers
     command = compose()["services"]["coturn"]["command"]

@@ -38,7 +38,7 @@ def check(config: Config, where: Callable[[str], str]) -> None:
 
 def _check_shared(config: Config, where: Callable[[str], str]) -> None:
     """Find what several bridges cannot do together."""
-    only = f"nothing, since {where('engine.url')} is not memory://"
+    only = "nothing, since engine.url is not memory://"
     for pool in config.pools:
         here = f"{where('pools').removesuffix('pools')}[[pools]] {shown(pool.name)}"
         for key in ("fair", "fallback"):

@@ -8,7 +8,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from enum import Enum
 from importlib.metadata import version
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import structlog
@@ -30,8 +30,11 @@ from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.overrides import Overrides
 from rtcbridge.gateway.recent import Throttle
 from rtcbridge.gateway.viewer import Viewer
-from rtcbridge.gateway.views import BridgeView, PoolView
+from rtcbridge.gateway.views import BridgeView, PoolView, SessionView
 from rtcbridge.ports import LedgerError
+
+if TYPE_CHECKING:
+    from rtcbridge.gateway.shared.desk import Desk
 
 log = structlog.get_logger(__name__)
 
@@ -97,6 +100,7 @@ class Admin:
     Attributes:
         overrides: Settings of pools that are changed at run time.
         actions: What may be done to nodes; None until the bridge has started.
+        desk: What other bridges have that share the pools; None for one that is alone.
     """
 
     def __init__(self, bridge: Bridge) -> None:
@@ -105,6 +109,7 @@ class Admin:
         self._throttle = Throttle()
         self.overrides = Overrides(bridge)
         self.actions: Actions | None = None
+        self.desk: Desk | None = None
 
     def app(self) -> ASGIApp:
         """Make the application, to be mounted at `/v1/admin`. Every request needs an admin key."""
@@ -130,6 +135,8 @@ class Admin:
     def _guarded(self, handler: _Handler) -> _Handler:
         async def handle(request: Request) -> Response:
             request.state.key = self._key(request)
+            if self.desk is not None:
+                await self.desk.look_around()
             return await handler(request)
 
         return handle
@@ -167,7 +174,7 @@ class Admin:
             now=bridge.wall(),
             pools=len(bridge.pools),
             nodes=len(bridge.nodes),
-            sessions=len(bridge.sessions),
+            sessions=len(bridge.sessions) + len(self._elsewhere()),
             clients=len(bridge.clients),
         )
         return _json(msgspec.json.encode(view))
@@ -201,8 +208,12 @@ class Admin:
         _, node = _found(self._bridge.nodes, request.path_params["node"], "node")
         return _json(msgspec.json.encode(Viewer(self._bridge).node(node)))
 
+    def _elsewhere(self) -> Mapping[str, SessionView]:
+        """The sessions of other bridges."""
+        return {} if self.desk is None else {id: view for id, (_, view) in self.desk.elsewhere.items()}
+
     async def _sessions(self, request: Request) -> Response:
-        bridge, viewer, page = self._bridge, Viewer(self._bridge), _page(request)
+        bridge, viewer, page, elsewhere = self._bridge, Viewer(self._bridge), _page(request), self._elsewhere()
         pool, query = self._named_pool(request), request.query_params
         node, state, project = query.get("node"), _state(request, State), query.get("project")
         ids = [
@@ -212,12 +223,22 @@ class Admin:
             and (node is None or entry.session.node == node)
             and (state is None or entry.session.state is state)
             and (project is None or entry.project == project)
+        ] + [
+            id
+            for id, view in elsewhere.items()
+            if id not in bridge.sessions
+            and (pool is None or view.pool == pool.spec.name)
+            and (node is None or view.node == node)
+            and (state is None or view.state == state.value)
+            and (project is None or view.project == project)
         ]
-        return page.answer(page.choose(ids), lambda id: viewer.session(bridge.sessions[id]))
+        return page.answer(page.choose(ids), lambda id: elsewhere.get(id) or viewer.session(bridge.sessions[id]))
 
     async def _one_session(self, request: Request) -> Response:
-        entry = _found(self._bridge.sessions, request.path_params["session"], "session")
-        return _json(msgspec.json.encode(Viewer(self._bridge).session(entry)))
+        id = request.path_params["session"]
+        if (view := self._elsewhere().get(id)) is None:
+            view = Viewer(self._bridge).session(_found(self._bridge.sessions, id, "session"))
+        return _json(msgspec.json.encode(view))
 
     # --- what may be done ---
 
@@ -225,11 +246,12 @@ class Admin:
         id, action = request.path_params["node"], request.path_params["action"]
         if action not in _NODE_ACTIONS:
             raise HTTPException(404, f"Nodes have no {action}: expected {', '.join(sorted(_NODE_ACTIONS))}.")
-        _, node = _found(self._bridge.nodes, id, "node")
+        pool, node = _found(self._bridge.nodes, id, "node")
         if self.actions is None:
             raise HTTPException(503, "The bridge is starting.")
         try:
-            await getattr(self.actions, f"{action}_node")(id)
+            if self.desk is None or not await self.desk.act(pool.spec.name, id, action):
+                await getattr(self.actions, f"{action}_node")(id)
         except ActionError as error:
             self._audit(request, f"{action} node", node=id, refused=str(error))
             raise HTTPException(409 if error.found else 404, str(error)) from None
@@ -239,8 +261,15 @@ class Admin:
     async def _end(self, request: Request) -> Response:
         asked = await _body(request, _EndSession)
         id = request.path_params["session"]
-        entry = _found(self._bridge.sessions, id, "session")
         reason = "ended by the operator" + (f": {asked.reason}" if asked.reason else "")
+        if self.desk is not None and (there := self._elsewhere().get(id)) is not None:
+            try:
+                await self.desk.end_session(id, reason)
+            except ActionError as error:
+                raise HTTPException(409 if error.found else 404, str(error)) from None
+            self._audit(request, "end session", session=id, node=there.node, reason=asked.reason)
+            return _json(msgspec.json.encode(msgspec.structs.replace(there, state=State.ENDED.value)))
+        entry = _found(self._bridge.sessions, id, "session")
         view = Viewer(self._bridge).session(entry)
         self._bridge.deliver(entry, Source.OPERATOR, Cancelled(reason))
         self._audit(request, "end session", session=id, node=view.node, reason=asked.reason)

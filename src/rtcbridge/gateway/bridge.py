@@ -414,6 +414,10 @@ class Bridge:
         else:
             await self.ledger.save_node(self._row(node))
 
+    def leads(self, pool: str) -> bool:
+        """Whether this process knows all of a pool; of several bridges that share it, one does."""
+        return True
+
     def fence(self, pool: str) -> int:
         """The token with which rows of a pool's nodes are written; one that is alone needs none."""
         return 0

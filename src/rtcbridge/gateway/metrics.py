@@ -115,6 +115,8 @@ class _Figures(Collector):
         paused = _gauge("provider_paused", "1 while a failing provider is left alone, or tried with one node.")
         viewer, now = Viewer(self._bridge), self._bridge.wall()
         for name, pool in self._bridge.pools.items():
+            if not self._bridge.leads(name):
+                continue
             view = viewer.pool(pool, {}, "")
             for state, count in view.nodes.items():
                 nodes.add_metric((name, state), count)

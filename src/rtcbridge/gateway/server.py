@@ -19,6 +19,7 @@ from rtcbridge.gateway.metrics import Metrics
 from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
+from rtcbridge.gateway.shared.desk import Desk
 from rtcbridge.gateway.shared.leaving import hand_over_nodes, send_away
 from rtcbridge.gateway.shared.moves import Moves
 from rtcbridge.gateway.shared.nodes import SharedNodeSocket
@@ -115,6 +116,8 @@ class Server:
         )
         self.actions = Actions(self.bridge, self._reconciler)
         self._admin.actions = self.actions
+        if isinstance(self.bridge, SharedBridge):
+            self._admin.desk = Desk(self.bridge, self.actions)
         self._windows.start()
         self._reconciler.start()
         if isinstance(self.bridge, SharedBridge):

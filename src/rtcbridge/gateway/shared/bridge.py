@@ -43,16 +43,23 @@ from rtcbridge.gateway.shared.wire import (
     CONTROL,
     FROM_NODE,
     TO_NODE,
+    Act,
     Ask,
+    AtDesk,
     Control,
     CutNode,
+    Done,
     DrainNode,
+    EndSession,
     Forward,
     Look,
     MediaIsUp,
     NoUpdates,
+    OfSession,
     OfVisit,
     Owned,
+    SessionsHere,
+    TellSessions,
     Verdict,
     decode_control,
     encode_control,
@@ -91,6 +98,7 @@ class SharedBridge(Bridge):
         leaving: It stops, and begins no session any more.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
         look: Has the plan of a pool made anew; the same.
+        at_desk: Takes what other replicas' operators want.
     """
 
     pools: Pools
@@ -121,6 +129,7 @@ class SharedBridge(Bridge):
         self.leaving = False
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
         self.look: Callable[[Look], object] = lambda look: None
+        self.at_desk: Callable[[str, AtDesk], object] = lambda origin, message: None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._polling: set[str] = set()
         for pool in self.shared_pools():
@@ -149,6 +158,10 @@ class SharedBridge(Bridge):
         """See `Bridge`; of a node that is elsewhere, the replica with its socket will say."""
         link = self.links.get(node)
         return link is None or link.updates
+
+    def leads(self, pool: str) -> bool:
+        """See `Bridge`."""
+        return pool in self.tokens
 
     def fence(self, pool: str) -> int:
         """See `Bridge`."""
@@ -387,12 +400,14 @@ class SharedBridge(Bridge):
                 self._on_node(message)
             case MediaIsUp(node=node, sessions=sessions):
                 confirm(self, node, sessions)
+            case TellSessions() | SessionsHere() | Act() | EndSession() | Done():
+                self.at_desk(origin, message)
             case NoUpdates() | Forward() | Owned():
                 self._of_session(origin, message)
             case _:
                 self.of_visit(origin, message)
 
-    def _of_session(self, origin: str, message: NoUpdates | Forward | Owned) -> None:
+    def _of_session(self, origin: str, message: OfSession) -> None:
         match message:
             case NoUpdates(session=session, id=id):
                 entry = self.sessions.get(session)

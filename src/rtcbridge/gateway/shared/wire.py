@@ -9,6 +9,7 @@ from rtcbridge.core.carried import CarriedSession
 from rtcbridge.core.messages import UpdateId
 from rtcbridge.core.replay import Mailbox
 from rtcbridge.gateway.shared.pool import Carried
+from rtcbridge.gateway.views import SessionView
 
 
 class Look(Struct, frozen=True, tag=True):
@@ -131,8 +132,47 @@ class Forward(Struct, frozen=True, tag=True):
     data: bytes
 
 
+class TellSessions(Struct, frozen=True, tag=True):
+    """To any replica: which sessions does it own?"""
+
+    number: int
+
+
+class SessionsHere(Struct, frozen=True, tag=True):
+    """The answer."""
+
+    number: int
+    sessions: list[SessionView]
+
+
+class Act(Struct, frozen=True, tag=True):
+    """To the leader of a node's pool: do what an operator wants."""
+
+    number: int
+    node: str
+    action: str
+
+
+class EndSession(Struct, frozen=True, tag=True):
+    """To the owner of a session: end it, since an operator wants that."""
+
+    number: int
+    session: str
+    reason: str
+
+
+class Done(Struct, frozen=True, tag=True):
+    """The answer to both: `error` is "" if it is done."""
+
+    number: int
+    error: str = ""
+    found: bool = True
+
+
+AtDesk: TypeAlias = TellSessions | SessionsHere | Act | EndSession | Done
 OfVisit: TypeAlias = Claim | Unknown | Handed | Taken
-Control: TypeAlias = OfVisit | Owned | Forward | NoUpdates | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
+OfSession: TypeAlias = NoUpdates | Forward | Owned
+Control: TypeAlias = AtDesk | OfVisit | OfSession | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
 
 encode_control = msgspec.msgpack.Encoder().encode
 decode_control = msgspec.msgpack.Decoder(Control).decode

@@ -1,0 +1,128 @@
+"""The long run: faults one after the other, or two at once, until so many reservations were made: `make chaos`."""
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from statistics import median
+
+from chaos.checks import Books, be_quiet, check_nothing_is_wrong, fill, until_served
+from chaos.faults import FAULTS, Fault, at_once, start_replicas
+from chaos.oracle import Of
+from chaos.world import Size, World, faketime, haproxy, running
+from drivers.postgres_server import postgres_server, programs
+from engine.valkey import program
+
+_REST = 400  # reservations between two faults
+_TWO = 0.2  # how many of the faults are two at once
+_SKEW = ("+1h", "-30m")
+
+
+class Run:
+    """One run, and its figures."""
+
+    def __init__(self, world: World, reservations: int) -> None:
+        self.world, self.reservations = world, reservations
+        self.chance = random.Random(world.size.seed)
+        self.served: dict[str, list[float]] = defaultdict(list)
+        self.times: dict[str, int] = defaultdict(int)
+        self.faulted = 0
+
+    def go(self) -> Books:
+        """Do harm until there were enough reservations; then see whether all is well."""
+        world = self.world
+        world.wait_reservations(_REST)
+        first = world.of_clients[Of.RESERVED]
+        round_: list[Fault] = []
+        while (done := world.of_clients[Of.RESERVED] - first) < self.reservations:
+            print(f"{done:7} reservations, {sum(self.times.values()):4} faults", file=sys.stderr)
+            if len(round_) < 2:
+                round_ = [*round_, *self.chance.sample(FAULTS, len(FAULTS))]
+            faults = [round_.pop() for _ in range(2 if self.chance.random() < _TWO else 1)]
+            self._harm(faults)
+        self.faulted = done
+        be_quiet(world)
+        books = check_nothing_is_wrong(world)
+        asyncio.run(fill(world))
+        return books
+
+    def _harm(self, faults: list[Fault]) -> None:
+        world = self.world
+        since = asyncio.run(at_once(world, faults, self.chance))
+        seconds = asyncio.run(until_served(world, since))
+        for fault in faults:
+            self.times[fault.name] += 1
+        if len(faults) == 1:
+            self.served[faults[0].name].append(seconds)
+        world.wait_nodes()
+        start_replicas(world)
+        world.wait_reservations(_REST)
+
+    def report(self, books: Books, took: float) -> str:
+        """All of it, in Markdown."""
+        world = self.world
+        clients, nodes, messages = world.of_clients, world.of_nodes, world.of_messages
+        lines = [
+            f"{self.faulted:,} reservations under {sum(self.times.values())} faults in {took:.0f} s, "
+            f"{world.size.clients} clients, {world.count} nodes with {world.count * world.size.capacity} slots.",
+            "",
+            "| what | how many |",
+            "|---|---|",
+            f"| slots over-assigned, at the nodes | {nodes[Of.ACCEPTED_OVER]} |",
+            f"| offers that a node refused since it was full | {nodes[Of.OFFERED_OVER]} of {nodes[Of.OFFERS]:,} |",
+            "| slots leaked, in engine, ledger and nodes | 0 |",
+            f"| sessions in the ledger, each with one start and one end | {books.sessions:,} |",
+            f"| sessions at nodes that are not in the ledger | {len(books.unknown)} |",
+            f"| how much longer a session is in the ledger than at its node, on average | "
+            f"{(books.ledger - books.nodes) / books.whole:.3f} s |",
+            f"| … at most | {books.worst:.1f} s |",
+            f"| … than by its client, who counts from `waiting`, on average | {books.clients:.3f} s |",
+            f"| clients that were left without a word | {clients[Of.STUCK]} |",
+            f"| candidates that came, to nodes and to clients | {messages[Of.TO_NODE]:,}, {clients[Of.TO_CLIENT]:,} |",
+            f"| of these twice | {clients[Of.TWICE] + messages[Of.TWICE]} |",
+            f"| of these to another session | {clients[Of.FOREIGN]} |",
+            f"| left out, since a part died with them | {messages[Of.GAPS]}, {clients[Of.GAPS]} |",
+            f"| sockets cut in a set-up, before there was a slot, with media up | {clients[Of.CUT]:,}, "
+            f"{clients[Of.TURNED_AWAY]:,}, {clients[Of.LIVE_CUT]:,} |",
+            f"| clients told `The node was lost.`, or another error | {clients[Of.LOST]:,}, {clients[Of.ERRORS]:,} |",
+            "",
+            "| fault | times | served again after, median | at most |",
+            "|---|---|---|---|",
+        ]
+        for fault in FAULTS:
+            seconds = self.served.get(fault.name, [])
+            figures = f"{median(seconds):.2f} s | {max(seconds):.2f} s" if seconds else "– | –"
+            lines.append(f"| {fault.name} | {self.times[fault.name]} | {figures} |")
+        return "\n".join(lines)
+
+
+def main() -> None:
+    """Run it, and print the report."""
+    parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
+    parser.add_argument("--reservations", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    bin = programs()
+    if bin is None or program() is None or haproxy() is None:
+        sys.exit("chaos: needs PostgreSQL, valkey-server or redis-server, and haproxy")
+    skew = _SKEW if faketime() else ()
+    if not skew:
+        print("chaos: without libfaketime (apt-get install faketime) all clocks are right", file=sys.stderr)
+    size = Size(clients=200, node_processes=3, nodes=12, life=(0.01, 0.15), thinking=0.02, skew=skew, seed=args.seed)
+    folder = Path(tempfile.mkdtemp(prefix="rtcbridge-chaos-"))
+    print(f"logs are in {folder}", file=sys.stderr)
+    with postgres_server(bin) as postgres, running(World(folder, postgres, size)) as world:
+        began = time.monotonic()
+        run = Run(world, args.reservations)
+        books = run.go()
+        print(run.report(books, time.monotonic() - began))
+    shutil.rmtree(folder)  # after a failure it stays
+
+
+if __name__ == "__main__":
+    main()
