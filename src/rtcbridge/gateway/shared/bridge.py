@@ -5,12 +5,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from typing import Any
 
-import msgspec
 import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, Error, ProtocolError
+from rtcbridge.core.errors import CloseCode
 from rtcbridge.core.events import (
     Acquire,
     End,
@@ -22,7 +21,6 @@ from rtcbridge.core.events import (
     Suspend,
     Yield,
 )
-from rtcbridge.core.messages import ToNodeUpdate
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
@@ -32,54 +30,30 @@ from rtcbridge.core.spec import PoolSpec
 from rtcbridge.gateway.bridge import Bridge, Entry
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
-from rtcbridge.gateway.nodes import confirm, relay
 from rtcbridge.gateway.recipient import Client
+from rtcbridge.gateway.shared.inbox import Inbox
 from rtcbridge.gateway.shared.leading import Leaders
 from rtcbridge.gateway.shared.orphans import Orphans
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.routes import Route
 from rtcbridge.gateway.shared.wire import (
-    BACK,
     CONTROL,
-    FROM_NODE,
-    TO_NODE,
-    Act,
     Ask,
     AtDesk,
     Control,
-    CutNode,
-    Done,
-    DrainNode,
-    EndSession,
-    Forward,
+    Guest,
     Look,
-    MediaIsUp,
-    NoUpdates,
-    OfSession,
     OfVisit,
-    Owned,
-    SessionsHere,
-    TellSessions,
     Verdict,
-    decode_control,
     encode_control,
 )
 from rtcbridge.gateway.timers import TimerWheel
 from rtcbridge.ports import Authenticator, Ledger
-from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
+from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Wake
 
 log = structlog.get_logger(__name__)
 
 _POLL = 0.2  # seconds between looks at the places of those that wait
-_UPDATE = b'{"type":"update"'
-_SESSION_END = b'{"type":"session_end"'
-
-
-class Guest(msgspec.Struct):
-    """A session of another replica, on a node whose socket is here. `owner` is "" while nobody has spoken for it."""
-
-    owner: str
-    node: str
 
 
 class SharedBridge(Bridge):
@@ -91,6 +65,7 @@ class SharedBridge(Bridge):
     Attributes:
         guests: Sessions of other replicas with a node here.
         leaders: The replicas that lead the pools.
+        inbox: Takes what other replicas send.
         orphans: Takes over the sessions of a replica that has died.
         gone: The replica that each session was handed over to, for a while.
         of_visit: Takes what other replicas say of visits.
@@ -123,6 +98,7 @@ class SharedBridge(Bridge):
         self.guests: dict[str, Guest] = {}
         self.leaders = Leaders(self.tell)
         self.orphans = Orphans(self)
+        self.inbox = Inbox(self)
         self.gone: dict[str, str] = {}
         self.of_visit: Callable[[str, OfVisit], object] = lambda origin, message: None
         self.tokens: dict[str, int] = {}
@@ -187,7 +163,7 @@ class SharedBridge(Bridge):
 
     async def join(self) -> None:
         """Join the other replicas. Raises EngineError."""
-        await self.engine.start(list(self.pools), self.woken, self.received)
+        await self.engine.start(list(self.pools), self.woken, self.inbox.received)
 
     async def part(self) -> None:
         """Leave the other replicas."""
@@ -306,50 +282,6 @@ class SharedBridge(Bridge):
                 if (link := self.links.get(wake.node)) is not None and link.epoch < wake.epoch:
                     link.cut(CloseCode.POLICY, "replaced by a newer connection")
 
-    def received(self, origin: str, packet: Packet) -> None:
-        """Take a message from another replica."""
-        kind, rest = packet.direction[0], packet.direction[1:]
-        if kind == CONTROL:
-            self._control(origin, decode_control(packet.data))
-        elif kind == TO_NODE:
-            self._to_node(origin, rest.partition("|")[0], packet)
-        elif (to := self.gone.get(packet.session)) is not None:
-            self.tell(to, Forward(packet.session, packet.direction, packet.term, packet.data))
-        elif kind == FROM_NODE:
-            self._from_node(packet.session, rest, packet.data)
-        elif kind == BACK and (entry := self.sessions.get(packet.session)) is not None and entry.route is not None:
-            entry.route.came_back(packet.term, packet.data)
-
-    def _to_node(self, owner: str, node: str, packet: Packet) -> None:
-        session, data = packet.session, packet.data
-        link = self.links.get(node)
-        if link is None:
-            self.engine.bus.send(owner, session, f"{BACK}{node}|{self.me}", data, term=packet.term)
-            return
-        self.guests[session] = Guest(owner, node)
-        if not link.updates and data.startswith(_UPDATE):
-            self.tell(owner, NoUpdates(session, msgspec.json.decode(data, type=ToNodeUpdate).id))
-            return
-        link.send(data)
-        if data.startswith(_SESSION_END):
-            del self.guests[session]
-            self.engine.bus.forget(session)
-
-    def _from_node(self, session: str, node: str, data: bytes) -> None:
-        entry = self.sessions.get(session)
-        if entry is None or entry.session.node != node:
-            return
-        if (candidate := messages.node_candidate_text(data)) is not None and entry.link is not None:
-            if entry.client is not None:
-                entry.client.send_between(entry.prefix, candidate[1], b"}")
-            return
-        try:
-            message = messages.decode_node(data)
-        except ProtocolError as error:
-            log.warning("bad message of a node", node=node, error=str(error))
-        else:
-            relay(self, node, message)  # type: ignore[arg-type]  # heartbeats do not come this way
-
     # --- sessions of others ---
 
     def enter(self, entry: Entry) -> None:
@@ -383,52 +315,9 @@ class SharedBridge(Bridge):
     def tell(self, replica: str, message: Control) -> None:
         """Say something to another replica, or to this one."""
         if replica == self.me:
-            self._control(replica, message)
+            self.inbox.control(replica, message)
         elif replica:
             self.engine.bus.send(replica, f"{CONTROL}{self.me}", CONTROL, encode_control(message))
-
-    def _control(self, origin: str, message: Control) -> None:
-        match message:
-            case Look():
-                self.look(message)
-            case Ask():
-                if (verdict := self.judge(message)) is not None:
-                    self.tell(origin, verdict)
-            case Verdict():
-                self.leaders.answered(message)
-            case DrainNode() | CutNode():
-                self._on_node(message)
-            case MediaIsUp(node=node, sessions=sessions):
-                confirm(self, node, sessions)
-            case TellSessions() | SessionsHere() | Act() | EndSession() | Done():
-                self.at_desk(origin, message)
-            case NoUpdates() | Forward() | Owned():
-                self._of_session(origin, message)
-            case _:
-                self.of_visit(origin, message)
-
-    def _of_session(self, origin: str, message: OfSession) -> None:
-        match message:
-            case NoUpdates(session=session, id=id):
-                entry = self.sessions.get(session)
-                if entry is None and (to := self.gone.get(session)) is not None:
-                    self.tell(to, message)
-                elif entry is not None and entry.client is not None:
-                    entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
-            case Forward():
-                self.received(origin, Packet(message.session, message.direction, message.term, 0, message.data))
-            case Owned(session=session, node=node):
-                if session not in self.sessions and node in self.links:
-                    self.guests[session] = Guest(origin, node)
-
-    def _on_node(self, message: DrainNode | CutNode) -> None:
-        link = self.links.get(message.node)
-        if link is None or link.epoch != message.epoch:
-            return
-        if isinstance(message, CutNode):
-            link.cut(CloseCode(message.code), message.reason)
-        else:
-            link.send(messages.DRAIN)
 
     def nudge(self, pool: Pool, session: str = "") -> None:
         """Somebody waits: the leader should know, and the places are to be looked at from time to time."""

@@ -12,11 +12,11 @@ from rtcbridge.core.messages import FromNode, Heartbeat, NodeError, RegisterPayl
 from rtcbridge.gateway.clients import MAX_BAD
 from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.nodes import confirm, relay
-from rtcbridge.gateway.shared.bridge import Guest, SharedBridge
+from rtcbridge.gateway.shared.bridge import SharedBridge
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.slots import SlotLink
-from rtcbridge.gateway.shared.wire import FROM_NODE, MediaIsUp
+from rtcbridge.gateway.shared.wire import FROM_NODE, Guest, MediaIsUp
 from rtcbridge.gateway.websocket import End, Limits
 from rtcbridge.ports import LedgerError
 from rtcbridge.ports_engine import EngineError, Registered

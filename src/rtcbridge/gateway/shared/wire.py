@@ -12,6 +12,13 @@ from rtcbridge.gateway.shared.pool import Carried
 from rtcbridge.gateway.views import SessionView
 
 
+class Guest(Struct):
+    """A session of another replica, on a node whose socket is here. `owner` is "" while nobody has spoken for it."""
+
+    owner: str
+    node: str
+
+
 class Look(Struct, frozen=True, tag=True):
     """To the leader of a pool: something has changed that its plan should know.
 
