@@ -1,5 +1,6 @@
 """Messages between replicas, numbered: what is lost is sent again, what comes twice is dropped. No input or output."""
 
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
@@ -7,6 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from rtcbridge.ports_engine import Packet
+
+logger = logging.getLogger(__name__)
 
 LIMIT = 16 * 1024 * 1024  # bytes that may wait for one replica
 BATCH = 256  # messages in one entry of a stream
@@ -108,7 +111,10 @@ class Incoming:
         last[packet.direction] = number
         if len(self._numbers) > _REMEMBERED:
             self._numbers.popitem(last=False)
-        self._received(origin, packet)
+        try:
+            self._received(origin, packet)
+        except Exception:  # those behind it are of other sessions
+            logger.exception("a message from another replica could not be dealt with")
 
     def forget(self, session: str) -> None:
         """A session has ended."""

@@ -36,6 +36,7 @@ from rtcbridge.gateway.shared.leading import Leaders
 from rtcbridge.gateway.shared.orphans import Orphans
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.routes import Route
+from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.shared.wire import (
     CONTROL,
     Ask,
@@ -49,7 +50,7 @@ from rtcbridge.gateway.shared.wire import (
 )
 from rtcbridge.gateway.timers import TimerWheel
 from rtcbridge.ports import Authenticator, Ledger
-from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Wake
+from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
 
 log = structlog.get_logger(__name__)
 
@@ -68,6 +69,7 @@ class SharedBridge(Bridge):
         inbox: Takes what other replicas send.
         orphans: Takes over the sessions of a replica that has died.
         gone: The replica that each session was handed over to, for a while.
+        joining: By node that is about to be registered here, what has come for it.
         of_visit: Takes what other replicas say of visits.
         tokens: Of the pools that this replica leads, by pool.
         leaving: It stops, and begins no session any more.
@@ -100,6 +102,7 @@ class SharedBridge(Bridge):
         self.orphans = Orphans(self)
         self.inbox = Inbox(self)
         self.gone: dict[str, str] = {}
+        self.joining: dict[str, list[tuple[str, Packet]]] = {}
         self.of_visit: Callable[[str, OfVisit], object] = lambda origin, message: None
         self.tokens: dict[str, int] = {}
         self.leaving = False
@@ -250,7 +253,7 @@ class SharedBridge(Bridge):
     def moved(self, pool: SharedPool, node: str, replica: str, epoch: int, session: str = "") -> None:
         """A node has a socket at this replica now, or at none: tell the ways of its sessions here."""
         for id in [session] if session else list(pool.on_node.get(node, ())):
-            if (grant := pool.grants.get(id)) is not None:
+            if (grant := pool.grants.get(id)) is not None and epoch >= grant.epoch:
                 pool.grants[id] = Grant(node, epoch, replica)
             entry = self.sessions.get(id)
             if grant is None or entry is None or entry.route is None or entry.route.node != node:
@@ -277,10 +280,34 @@ class SharedBridge(Bridge):
             case News.MOVED:
                 self.moved(pool, wake.node, wake.replica, wake.epoch, wake.session)
             case News.ORPHAN:
-                self.do(self.orphans.adopt(pool, wake))
+                pool.calls.add(wake.session, partial(self.orphans.adopt, pool, wake))
+            case News.TAKEN:
+                self.do(self._taken(pool, wake.session))
             case News.REPLACED:
                 if (link := self.links.get(wake.node)) is not None and link.epoch < wake.epoch:
-                    link.cut(CloseCode.POLICY, "replaced by a newer connection")
+                    self.cut(link, CloseCode.POLICY, "replaced by a newer connection")
+
+    async def _taken(self, pool: SharedPool, session: str) -> None:
+        """A replica that was taken for dead has a session again that this one went on with meanwhile."""
+        if (entry := self.sessions.get(session)) is None:
+            return  # it was handed over in good order
+        try:
+            there = await pool.store.find(session)
+        except EngineError as error:
+            log.warning("who has taken a session back is not known", session=session, error=str(error))
+            there = None
+        if self.sessions.get(session) is entry and (there is None or there.owner != self.me):
+            pool.part_with(session, served=True)
+            self.leave(entry, there.owner if there is not None else "")
+
+    def cut(self, link: Link, code: CloseCode, reason: str) -> None:
+        """Close a node's socket; what comes for the node from now on goes back."""
+        if self.links.get(link.node) is link:
+            del self.links[link.node]
+            self.drop_guests(link.node)
+            if isinstance(link, SlotLink):
+                self.moved(self.shared_pool(link.pool), link.node, "", link.epoch)
+        link.cut(code, reason)
 
     # --- sessions of others ---
 
@@ -303,6 +330,12 @@ class SharedBridge(Bridge):
         self.gone[session] = to
         if entry.session.node in self.links:
             self.guests[session] = Guest(to, entry.session.node)
+
+    def drop_guests(self, node: str) -> None:
+        """The socket of a node has gone: its sessions are guests of whoever has the next one."""
+        for session in [session for session, guest in self.guests.items() if guest.node == node]:
+            del self.guests[session]
+            self.engine.bus.forget(session)
 
     def end_guest(self, session: str, node: str, reason: str) -> None:
         """Tell a node here that a session has ended of which nobody knows."""
@@ -329,12 +362,14 @@ class SharedBridge(Bridge):
             self.do(self._poll_places(self.shared_pool(name)))
 
     async def _poll_places(self, pool: SharedPool) -> None:
-        while pool.waiting_here:
-            await asyncio.sleep(_POLL)
-            try:
-                places = await pool.store.places()
-            except EngineError:
-                continue
-            for session, place in places.items():
-                pool.placed(session, place)
-        self._polling.discard(pool.spec.name)
+        try:
+            while pool.waiting_here:
+                await asyncio.sleep(_POLL)
+                try:
+                    places = await pool.store.places()
+                except EngineError:
+                    continue
+                for session, place in places.items():
+                    pool.placed(session, place)
+        finally:
+            self._polling.discard(pool.spec.name)

@@ -25,6 +25,7 @@ from rtcbridge.gateway.shared.wire import (
     Guest,
     Look,
     MediaIsUp,
+    NotMine,
     NoUpdates,
     OfSession,
     Owned,
@@ -66,13 +67,23 @@ class Inbox:
             bridge.tell(to, Forward(packet.session, packet.direction, packet.term, packet.data))
         elif kind == FROM_NODE:
             self._from_node(packet.session, rest, packet.data)
-        elif kind == BACK and (entry := bridge.sessions.get(packet.session)) is not None and entry.route is not None:
-            entry.route.came_back(packet.term, packet.data)
+        elif kind == BACK and (entry := bridge.sessions.get(packet.session)) is not None:
+            route = entry.route
+            if route is not None and route.node == rest.partition("|")[0]:
+                route.came_back(packet.term, packet.data)
+
+    def joined(self, node: str) -> None:
+        """A node is registered here, or could not be: pass on what has come for it meanwhile."""
+        for owner, packet in self._bridge.joining.pop(node, ()):
+            self._to_node(owner, node, packet)
 
     def _to_node(self, owner: str, node: str, packet: Packet) -> None:
         bridge = self._bridge
         session, data = packet.session, packet.data
         link = bridge.links.get(node)
+        if link is None and (joining := bridge.joining.get(node)) is not None:
+            joining.append((owner, packet))
+            return
         if link is None:
             bridge.engine.bus.send(owner, session, f"{BACK}{node}|{bridge.me}", data, term=packet.term)
             return
@@ -115,13 +126,20 @@ class Inbox:
             case DrainNode() | CutNode():
                 self._on_node(message)
             case MediaIsUp(node=node, sessions=sessions):
-                confirm(bridge, node, sessions)
+                self._confirm(origin, node, sessions)
             case TellSessions() | SessionsHere() | Act() | EndSession() | Done():
                 bridge.at_desk(origin, message)
-            case NoUpdates() | Forward() | Owned():
+            case NoUpdates() | Forward() | Owned() | NotMine():
                 self._of_session(origin, message)
             case _:
                 bridge.of_visit(origin, message)
+
+    def _confirm(self, origin: str, node: str, sessions: list[str]) -> None:
+        bridge = self._bridge
+        confirm(bridge, node, sessions)
+        for session in sessions:
+            if session not in bridge.sessions and session not in bridge.gone:
+                bridge.tell(origin, NotMine(session, node))
 
     def _of_session(self, origin: str, message: OfSession) -> None:
         bridge = self._bridge
@@ -134,6 +152,9 @@ class Inbox:
                     entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
             case Forward():
                 self.received(origin, Packet(message.session, message.direction, message.term, 0, message.data))
+            case NotMine(session=session, node=node):
+                if (guest := bridge.guests.get(session)) is not None and guest.owner == origin:
+                    bridge.end_guest(session, node, "unknown")
             case Owned(session=session, node=node):
                 if session not in bridge.sessions and node in bridge.links:
                     bridge.guests[session] = Guest(origin, node)
@@ -144,6 +165,6 @@ class Inbox:
         if link is None or link.epoch != message.epoch:
             return
         if isinstance(message, CutNode):
-            link.cut(CloseCode(message.code), message.reason)
+            bridge.cut(link, CloseCode(message.code), message.reason)
         else:
             link.send(messages.DRAIN)

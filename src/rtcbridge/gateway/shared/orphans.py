@@ -44,29 +44,39 @@ class Orphans:
         return entry
 
     async def adopt(self, pool: SharedPool, wake: Wake) -> None:
-        """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
+        """Go on with a live session on a node whose socket is here, as if its client's socket had dropped.
+
+        Raises EngineError; it may be called again.
+        """
         bridge, session, node = self._bridge, wake.session, wake.node
-        try:
-            row = await self._open_row(pool, session)
-            if row is None:
-                await pool.store.release(session)
-                bridge.end_guest(session, node, "unknown")
-                return
-            if session in bridge.sessions or not await pool.store.hold(session, node, wake.epoch):
-                return
-        except EngineError as error:
-            log.warning("a session without an owner could not be taken over", session=session, error=str(error))
+        if session in bridge.sessions:
+            return
+        row = await self._open_row(pool, session)
+        if row is None:
+            await pool.store.release(session)
+            bridge.end_guest(session, node, "unknown")
+            return
+        if not await pool.store.hold(session, node, wake.epoch):
             return
         entry = self._enter(pool, wake, row)
         log.info("session taken over", session=session, node=node)
         link = bridge.links.get(node)
         if isinstance(link, SlotLink) and link.epoch == wake.epoch and session not in link.serving:
             bridge.deliver(entry, Source.NODE, MediaDown("media closed"))  # the node said so while nobody owned it
-            return
+        else:
+            bridge.do(self._look_again(pool, entry))
+
+    async def _look_again(self, pool: SharedPool, entry: Entry) -> None:
+        """See whether the last owner had just recorded the end."""
+        bridge, session = self._bridge, entry.session.id
         await asyncio.sleep(_RECHECK)
         if bridge.sessions.get(session) is not entry:
             return
-        ended = await self._open_row(pool, session) is None
+        try:
+            ended = await self._open_row(pool, session) is None
+        except EngineError as error:
+            log.warning("whether a session had ended is not known", session=session, error=str(error))
+            return
         if ended and bridge.sessions.get(session) is entry:
             bridge.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
 

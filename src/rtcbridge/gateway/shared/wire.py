@@ -130,6 +130,13 @@ class Owned(Struct, frozen=True, tag=True):
     node: str
 
 
+class NotMine(Struct, frozen=True, tag=True):
+    """The answer to `MediaIsUp` about a session that has ended: its end did not reach the node."""
+
+    session: str
+    node: str
+
+
 class Forward(Struct, frozen=True, tag=True):
     """A message of a session that has been handed over meanwhile, as it came."""
 
@@ -178,7 +185,7 @@ class Done(Struct, frozen=True, tag=True):
 
 AtDesk: TypeAlias = TellSessions | SessionsHere | Act | EndSession | Done
 OfVisit: TypeAlias = Claim | Unknown | Handed | Taken
-OfSession: TypeAlias = NoUpdates | Forward | Owned
+OfSession: TypeAlias = NoUpdates | Forward | Owned | NotMine
 Control: TypeAlias = AtDesk | OfVisit | OfSession | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
 
 encode_control = msgspec.msgpack.Encoder().encode
