@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import random
 import shutil
 import sys
@@ -11,16 +12,17 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from chaos.checks import Books, be_quiet, check_nothing_is_wrong, fill, until_served
+from chaos.checks import Books, be_quiet, books, check_nothing_is_wrong, fill, until_served
 from chaos.faults import FAULTS, Fault, at_once, start_replicas
 from chaos.oracle import Of
-from chaos.world import Size, World, faketime, haproxy, running
+from chaos.parts import faketime
+from chaos.world import SKEW, Size, World, running
 from drivers.postgres_server import postgres_server, programs
 from engine.valkey import program
+from wire.replicas import haproxy
 
-_REST = 400  # reservations between two faults
+_REST = 800  # reservations between two faults
 _TWO = 0.2  # how many of the faults are two at once
-_SKEW = ("+1h", "-30m")
 
 
 class Run:
@@ -34,22 +36,23 @@ class Run:
         self.faulted = 0
 
     def go(self) -> Books:
-        """Do harm until there were enough reservations; then see whether all is well."""
+        """Do harm until there were enough reservations, and let all come to its end."""
         world = self.world
         world.wait_reservations(_REST)
         first = world.of_clients[Of.RESERVED]
         round_: list[Fault] = []
-        while (done := world.of_clients[Of.RESERVED] - first) < self.reservations:
-            print(f"{done:7} reservations, {sum(self.times.values()):4} faults", file=sys.stderr)
-            if len(round_) < 2:
-                round_ = [*round_, *self.chance.sample(FAULTS, len(FAULTS))]
-            faults = [round_.pop() for _ in range(2 if self.chance.random() < _TWO else 1)]
-            self._harm(faults)
-        self.faulted = done
+        with contextlib.suppress(KeyboardInterrupt):  # then what there is counts
+            while (done := world.of_clients[Of.RESERVED] - first) < self.reservations:
+                print(f"{done:7} reservations, {sum(self.times.values()):4} faults", file=sys.stderr)
+                if len(round_) < 2:
+                    round_ = [*round_, *self.chance.sample(FAULTS, len(FAULTS))]
+                self._harm([round_.pop() for _ in range(2 if self.chance.random() < _TWO else 1)])
+        for part in world.everything():
+            part.thaw()
+        start_replicas(world)
+        self.faulted = world.of_clients[Of.RESERVED] - first
         be_quiet(world)
-        books = check_nothing_is_wrong(world)
-        asyncio.run(fill(world))
-        return books
+        return books(world)
 
     def _harm(self, faults: list[Fault]) -> None:
         world = self.world
@@ -63,7 +66,7 @@ class Run:
         start_replicas(world)
         world.wait_reservations(_REST)
 
-    def report(self, books: Books, took: float) -> str:
+    def report(self, found: Books, took: float) -> str:
         """All of it, in Markdown."""
         world = self.world
         clients, nodes, messages = world.of_clients, world.of_nodes, world.of_messages
@@ -76,12 +79,12 @@ class Run:
             f"| slots over-assigned, at the nodes | {nodes[Of.ACCEPTED_OVER]} |",
             f"| offers that a node refused since it was full | {nodes[Of.OFFERED_OVER]} of {nodes[Of.OFFERS]:,} |",
             "| slots leaked, in engine, ledger and nodes | 0 |",
-            f"| sessions in the ledger, each with one start and one end | {books.sessions:,} |",
-            f"| sessions at nodes that are not in the ledger | {len(books.unknown)} |",
+            f"| sessions in the ledger, each with one start and one end | {found.sessions:,} |",
+            f"| sessions at nodes that are not in the ledger | {len(found.unknown)} |",
             f"| how much longer a session is in the ledger than at its node, on average | "
-            f"{(books.ledger - books.nodes) / books.whole:.3f} s |",
-            f"| … at most | {books.worst:.1f} s |",
-            f"| … than by its client, who counts from `waiting`, on average | {books.clients:.3f} s |",
+            f"{(found.ledger - found.nodes) / found.whole:.3f} s |",
+            f"| … at most | {found.worst:.1f} s |",
+            f"| … than by its client, who counts from `waiting`, on average | {found.clients:.3f} s |",
             f"| clients that were left without a word | {clients[Of.STUCK]} |",
             f"| candidates that came, to nodes and to clients | {messages[Of.TO_NODE]:,}, {clients[Of.TO_CLIENT]:,} |",
             f"| of these twice | {clients[Of.TWICE] + messages[Of.TWICE]} |",
@@ -110,7 +113,7 @@ def main() -> None:
     bin = programs()
     if bin is None or program() is None or haproxy() is None:
         sys.exit("chaos: needs PostgreSQL, valkey-server or redis-server, and haproxy")
-    skew = _SKEW if faketime() else ()
+    skew = SKEW if faketime() else ()
     if not skew:
         print("chaos: without libfaketime (apt-get install faketime) all clocks are right", file=sys.stderr)
     size = Size(clients=200, node_processes=3, nodes=12, life=(0.01, 0.15), thinking=0.02, skew=skew, seed=args.seed)
@@ -119,8 +122,9 @@ def main() -> None:
     with postgres_server(bin) as postgres, running(World(folder, postgres, size)) as world:
         began = time.monotonic()
         run = Run(world, args.reservations)
-        books = run.go()
-        print(run.report(books, time.monotonic() - began))
+        print(run.report(run.go(), time.monotonic() - began), flush=True)
+        check_nothing_is_wrong(world)
+        asyncio.run(fill(world))
     shutil.rmtree(folder)  # after a failure it stays
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import redis
 
 from chaos.oracle import Of, Oracle
+from chaos.parts import wait_for
 from chaos.wire import Ended, Wire
-from chaos.world import POOL, World, wait_for
+from chaos.world import POOL, World
 from rtcbridge.drivers.ledger import open_store
 from rtcbridge.drivers.ledger.ledger import LedgerReader
 from rtcbridge.drivers.ledger.usage import usage

@@ -82,7 +82,8 @@ class Client:
 
     async def _meet(self) -> bool:
         """One session; return whether another may follow over this socket."""
-        self._session, self._heard, self._begun, self._number = "", 0, 0.0, self._number + 1
+        self._session, self._heard, self._begun = "", 0, 0.0
+        self._number, self._offers = self._number + 1, 0
         self.counts[Of.ASKED] += 1
         self._wire.send(type="session_start")
         closing = self._random.random() < self.setting.closing
@@ -117,7 +118,7 @@ class Client:
                         return "left"
                     if self.setting.thinking:
                         await asyncio.sleep(self._random.random() * self.setting.thinking)
-                    self._session, self._heard = "", 0
+                    self._session, self._heard, self._offers = "", 0, self._offers + 1
                     self._wire.send(type="offer", sdp=self._tag)
                     self._trickle(1, FIRST)
                 case "answer":
@@ -141,12 +142,14 @@ class Client:
 
     @property
     def _tag(self) -> str:
-        return f"{self._name}.{self._number}"
+        return f"{self._name}.{self._number}.{self._offers}"
 
     def _answered(self, sdp: str) -> None:
         tag, _, session = sdp.partition("|")
         if tag != self._tag:
-            self.counts[Of.FOREIGN] += 1
+            mine, _, offer = tag.rpartition(".")
+            self.counts[Of.FOREIGN] += mine != self._tag.rpartition(".")[0] or int(offer) > self._offers
+            return  # to an offer that another has replaced
         self._session = session
         self.counts[Of.ANSWERED] += 1
         self._trickle(FIRST + 1, ALL)
@@ -161,7 +164,7 @@ class Client:
         """Count one of the node; return whether the session has come to its end."""
         session, _, number = text.partition("|")
         if session != self._session:
-            self.counts[Of.FOREIGN] += 1
+            self.counts[Of.FOREIGN] += bool(self._session)  # else it is of a session whose answer has been replaced
             return False
         self.counts[Of.TO_CLIENT] += 1
         if int(number) <= self._heard:
@@ -169,7 +172,7 @@ class Client:
             return False
         self.counts[Of.GAPS] += int(number) - self._heard - 1
         self._heard = int(number)
-        if self._heard == (FIRST if closing else ALL):
+        if self._heard >= (FIRST if closing else ALL):
             self.counts[Of.FINISHED] += 1
             return True
         return False

@@ -10,7 +10,8 @@ from typing import Final, NamedTuple
 
 import redis
 
-from chaos.world import POOL, Link, Program, Replica, World, wait_for
+from chaos.parts import Link, Program, Replica, wait_for
+from chaos.world import POOL, World
 
 PAUSED: Final = 2.5  # seconds that a way stands still: longer than a replica's lease
 AWAY: Final = 1.5  # … that the engine or the store does

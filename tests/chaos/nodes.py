@@ -48,6 +48,7 @@ class Node:
         self.truth, self.counts = oracle.row(setting.rows[index]), oracle.row(setting.rows[-1])
         self.sessions: dict[str, int] = {}  # the number of the last candidate of each; with all of them media is up
         self._sent: dict[str, int] = {}
+        self._tags: dict[str, str] = {}  # of the newest offer of each: its candidates have it, too
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._unsent: list[dict[str, Any]] = []
         self._due: list[str] = []  # sessions whose time is over while there is no bridge to tell
@@ -128,7 +129,7 @@ class Node:
 
     def _offer(self, session: str, sdp: str) -> None:
         if session in self.sessions:
-            self.counts[Of.TWICE] += 1  # no client of these renegotiates
+            self._offer_again(session, sdp)
             return
         self.truth[Of.OFFERS] += 1
         if (reason := self._refusal(session)) is not None:
@@ -138,10 +139,20 @@ class Node:
         self.truth[Of.PEAK] = max(self.truth[Of.PEAK], self.truth[Of.NOW])
         self.truth[Of.ACCEPTED_OVER] += self.truth[Of.NOW] > self.truth[Of.CAPACITY]
         self.sessions[session] = self._sent[session] = 0
+        self._tags[session] = sdp
         self._note("+", session, "")
         self._send({"type": "answer", "session": session, "sdp": f"{sdp}|{session}"})
         self._trickle(session, FIRST)
         self._later(self._random.uniform(*self.setting.life), session, _CONNECTING)
+
+    def _offer_again(self, session: str, sdp: str) -> None:
+        """A client that was told anew that a node is waiting has offered anew; the same offer may not come twice."""
+        if sdp == self._tags[session]:
+            self.counts[Of.TWICE] += 1
+            return
+        self._tags[session], self.sessions[session], self._sent[session] = sdp, 0, 0
+        self._send({"type": "answer", "session": session, "sdp": f"{sdp}|{session}"})
+        self._trickle(session, FIRST)
 
     def _later(self, delay: float, session: str, patience: float) -> None:
         asyncio.get_running_loop().call_later(delay, self._finish, session, patience)
@@ -158,7 +169,10 @@ class Node:
         return None
 
     def _candidate(self, session: str, text: str) -> None:
-        number, last = int(text.rpartition("|")[2]), self.sessions[session]
+        tag, _, digits = text.rpartition("|")
+        if tag != self._tags[session]:
+            return  # of an offer that another has replaced
+        number, last = int(digits), self.sessions[session]
         self.counts[Of.TO_NODE] += 1
         if number <= last:
             self.counts[Of.TWICE] += 1
@@ -193,7 +207,7 @@ class Node:
 
     def _end(self, session: str, why: str) -> None:
         self._note("-", session, f"{self.sessions[session]} {why}")
-        del self.sessions[session], self._sent[session]
+        del self.sessions[session], self._sent[session], self._tags[session]
         self.truth[Of.NOW] -= 1
         self.truth[Of.ENDS] += 1
 

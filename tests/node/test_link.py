@@ -1,9 +1,17 @@
-"""How long the node waits before it dials again, and what its SDP helpers do."""
+"""How long the node waits before it dials again, what a socket leaves unsent, and what its SDP helpers do."""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import InvalidState
 
+from rtcbridge.core.messages import NodeAnswer, Register, Registered, RegisterPayload, encode, raw
 from rtcbridge.node.engine import sdp
-from rtcbridge.node.link import retry_delay
+from rtcbridge.node.link import Link, LinkConfig, retry_delay
 
 
 def test_the_first_retry_is_fast_and_the_last_are_bounded() -> None:
@@ -13,6 +21,41 @@ def test_the_first_retry_is_fast_and_the_last_are_bounded() -> None:
     assert waits == sorted(waits)
     assert max(waits) == 5.0
     assert retry_delay(50, 0.0) == 2.5
+
+
+async def test_what_a_socket_leaves_unsent_is_handed_back_in_order() -> None:
+    """The bridge closes; what the agent says meanwhile goes out on no socket."""
+    closed, messages = asyncio.Event(), [NodeAnswer("s", raw(f"answer {number}")) for number in range(3)]
+    unsent: list[Any] = []
+
+    async def bridge(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send(encode(Registered("n", 1, 5.0)), text=True)
+        await socket.close(1012)
+        closed.set()
+
+    def keep(left: Sequence[Any]) -> None:
+        unsent.extend(left)
+        done.set()
+
+    def registered(_: Registered) -> None:
+        with contextlib.suppress(InvalidState):  # the bridge's Close frame has come already
+            link._socket.protocol.send_close(1001)  # type: ignore[union-attr]  # as if it had
+        for message in messages:
+            assert link.send(message)
+
+    done = asyncio.Event()
+    async with serve(bridge, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        hello = Register(RegisterPayload(credential="nk", node="n", pool="p"))
+        link = Link(LinkConfig(f"ws://127.0.0.1:{port}/node"), lambda: hello, registered, lambda message: None, keep)
+        running = asyncio.create_task(link.run())
+        async with asyncio.timeout(10):
+            await done.wait()
+            await closed.wait()
+            await link.close()
+            await running
+    assert unsent == messages
 
 
 SDP = "\r\n".join(

@@ -97,7 +97,7 @@ class Agent:
         self._config = config
         self._engine = engine
         self._worker = worker
-        self._link = Link(config.link, self._register, self._on_registered, self._on_message)
+        self._link = Link(config.link, self._register, self._on_registered, self._on_message, self._keep)
         self._sessions: dict[str, SessionPeer] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         self._unsent: deque[NodeAnswer | NodeCandidate | NodeUpdated] = deque(maxlen=_MAX_UNSENT)
@@ -332,6 +332,11 @@ class Agent:
         if session in self._sessions:
             self._link.send(NodeError(session, message))
             self._finish(session, message)
+
+    def _keep(self, messages: Sequence[Struct]) -> None:
+        """Of what the last socket did not take, keep what the next one has to: states and heartbeats come anew."""
+        kept = [each for each in messages if isinstance(each, NodeAnswer | NodeCandidate | NodeUpdated)]
+        self._unsent.extendleft(reversed(kept))
 
     def _send_or_keep(self, message: NodeAnswer | NodeCandidate | NodeUpdated) -> None:
         if message.session in self._sessions and not self._link.send(cast("Struct", message)):

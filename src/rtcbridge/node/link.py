@@ -6,7 +6,7 @@ import asyncio
 import random
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI, WebSocketException
+from websockets.protocol import State
 
 from rtcbridge.core.errors import ProtocolError
 from rtcbridge.core.messages import FromBridge, Register, Registered, decode_from_bridge, encode
@@ -68,6 +69,7 @@ class Link:
         register: makes the REGISTER message, with the sessions alive at that moment.
         on_registered: called when the bridge has accepted the node, again after each reconnect.
         on_message: called with each message of the bridge behind that.
+        on_unsent: called at the end of a socket with what `send` has taken and nobody has, in order.
     """
 
     def __init__(
@@ -76,12 +78,14 @@ class Link:
         register: Callable[[], Register],
         on_registered: Callable[[Registered], None],
         on_message: Callable[[FromBridge], None],
+        on_unsent: Callable[[Sequence[Struct]], object] = lambda messages: None,
     ) -> None:
         self._config = config
         self._register = register
         self._on_registered = on_registered
         self._on_message = on_message
-        self._outbox: asyncio.Queue[bytes] | None = None
+        self._on_unsent = on_unsent
+        self._outbox: asyncio.Queue[Struct] | None = None
         self._socket: ClientConnection | None = None
         self._stop = asyncio.Event()
         self._accepted = False
@@ -98,7 +102,7 @@ class Link:
         if self._outbox is None:
             return False
         try:
-            self._outbox.put_nowait(encode(message))
+            self._outbox.put_nowait(message)
         except asyncio.QueueFull:
             log.warning("bridge_reads_too_slowly")
             self._outbox = None
@@ -200,9 +204,10 @@ class Link:
         return accepted, False
 
     async def _serve(self, socket: ClientConnection, registered: Registered) -> None:
-        outbox: asyncio.Queue[bytes] = asyncio.Queue(_MAX_OUTBOX)
+        outbox: asyncio.Queue[Struct] = asyncio.Queue(_MAX_OUTBOX)
+        unsent: list[Struct] = []
         self._outbox = outbox
-        writer = asyncio.create_task(_write(socket, outbox), name="link-writer")
+        writer = asyncio.create_task(_write(socket, outbox, unsent), name="link-writer")
         try:
             self._on_registered(registered)
             while not self._stop.is_set():
@@ -219,6 +224,9 @@ class Link:
             self._outbox = None
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
+            while not outbox.empty():
+                unsent.append(outbox.get_nowait())
+            self._on_unsent(unsent)
 
     def _complain(self, event: str, **fields: object) -> None:
         """Log, the first time at once and then now and again."""
@@ -230,13 +238,16 @@ class Link:
             log.warning(event, url=self._config.url, **fields)
 
 
-async def _write(socket: ClientConnection, outbox: asyncio.Queue[bytes]) -> None:
+async def _write(socket: ClientConnection, outbox: asyncio.Queue[Struct], unsent: list[Struct]) -> None:
     while True:
-        data = await outbox.get()
+        message = await outbox.get()
         try:
-            await socket.send(data, text=True)
+            if socket.state is not State.OPEN:  # `send` would wait for the end, and be cancelled at it
+                unsent.append(message)
+                return  # the reader sees it too
+            await socket.send(encode(message), text=True)
         except ConnectionClosed:
-            return  # the reader sees it too
+            return  # it had been written
         finally:
             outbox.task_done()
 

@@ -87,6 +87,7 @@ class _Wire(asyncio.Protocol):
             future.set_result(answer)
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None  # what is still to be flushed goes nowhere
         self.fail(error or ConnectionResetError("the server has closed the connection"))
 
     def fail(self, error: Exception) -> None:

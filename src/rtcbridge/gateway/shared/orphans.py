@@ -64,7 +64,10 @@ class Orphans:
             bridge.deliver(entry, Source.NODE, MediaDown("media closed"))  # the node said so while nobody owned it
             return
         await asyncio.sleep(_RECHECK)
-        if bridge.sessions.get(session) is entry and await self._open_row(pool, session) is None:
+        if bridge.sessions.get(session) is not entry:
+            return
+        ended = await self._open_row(pool, session) is None
+        if ended and bridge.sessions.get(session) is entry:
             bridge.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
 
     def _enter(self, pool: SharedPool, wake: Wake, row: SessionRow) -> Entry:
