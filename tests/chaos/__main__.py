@@ -16,6 +16,7 @@ from chaos.checks import Books, be_quiet, books, check_nothing_is_wrong, fill, u
 from chaos.faults import FAULTS, Fault, at_once, start_replicas
 from chaos.oracle import Of
 from chaos.parts import faketime
+from chaos.rolling import SIZE, report, restart_all
 from chaos.world import SKEW, Size, World, running
 from drivers.postgres_server import postgres_server, programs
 from engine.valkey import program
@@ -109,19 +110,36 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--reservations", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--rolling", action="store_true", help="a rolling restart instead, without faults")
     args = parser.parse_args()
     bin = programs()
     if bin is None or program() is None or haproxy() is None:
         sys.exit("chaos: needs PostgreSQL, valkey-server or redis-server, and haproxy")
+    if args.rolling:
+        roll(bin)
+    else:
+        harm(bin, args.reservations, args.seed)
+
+
+def roll(bin: Path) -> None:
+    """A rolling restart alone."""
+    folder = Path(tempfile.mkdtemp(prefix="rtcbridge-chaos-"))
+    with postgres_server(bin) as postgres, running(World(folder, postgres, SIZE)) as world:
+        print(report(world, restart_all(world)))
+    shutil.rmtree(folder)
+
+
+def harm(bin: Path, reservations: int, seed: int) -> None:
+    """The long run."""
     skew = SKEW if faketime() else ()
     if not skew:
         print("chaos: without libfaketime (apt-get install faketime) all clocks are right", file=sys.stderr)
-    size = Size(clients=200, node_processes=3, nodes=12, life=(0.01, 0.15), thinking=0.02, skew=skew, seed=args.seed)
+    size = Size(clients=200, node_processes=3, nodes=12, life=(0.01, 0.15), thinking=0.02, skew=skew, seed=seed)
     folder = Path(tempfile.mkdtemp(prefix="rtcbridge-chaos-"))
     print(f"logs are in {folder}", file=sys.stderr)
     with postgres_server(bin) as postgres, running(World(folder, postgres, size)) as world:
         began = time.monotonic()
-        run = Run(world, args.reservations)
+        run = Run(world, reservations)
         print(run.report(run.go(), time.monotonic() - began), flush=True)
         check_nothing_is_wrong(world)
         asyncio.run(fill(world))
