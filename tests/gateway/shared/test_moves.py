@@ -1,29 +1,17 @@
 """Clients of the extension that come back at another replica."""
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from gateway.bridges import BEAT
-from gateway.shared.replicas import Replica, Replicas, replicas
+from gateway.shared.replicas import Replica, Replicas, candidate, replicas, until
 from rtcbridge.config import Sessions
 from rtcbridge.testing import FakeNode, Message
 from rtcbridge.testing.extended import ExtendedClient
 
 UPDATES = {"updates": True}
-
-
-def candidate(text: str) -> Message:
-    return {"sdpMid": "0", "sdpMLineIndex": 0, "candidate": text}
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something inside the bridges of which nobody is told."""
-    async with asyncio.timeout(15):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(BEAT / 10)
 
 
 async def live(client: ExtendedClient, node: FakeNode) -> str:

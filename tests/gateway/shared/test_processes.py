@@ -8,8 +8,9 @@ import pytest
 
 from drivers.postgres_server import PostgresServer, postgres_server, programs
 from engine.valkey import Server, program
+from gateway.shared.replicas import candidate
 from rtcbridge.drivers.ledger import KeyStore, open_store
-from rtcbridge.testing import FakeNode, Message
+from rtcbridge.testing import FakeNode
 from rtcbridge.testing.extended import ExtendedClient
 from wire.live import Program
 
@@ -85,10 +86,6 @@ async def live(client: ExtendedClient, node: FakeNode) -> str:
     await client.expect("auth_success")
     await client.start_session("first")
     return str(await node.until(lambda: next(iter(node.connected), None), "media"))
-
-
-def candidate(text: str) -> Message:
-    return {"sdpMid": "0", "sdpMLineIndex": 0, "candidate": text}
 
 
 async def is_whole(client: ExtendedClient, node: FakeNode, session: str, id: int) -> None:
