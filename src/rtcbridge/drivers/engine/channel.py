@@ -22,7 +22,7 @@ class Batch(Struct, frozen=True, array_like=True):
     """What one replica sends another in one turn of its loop.
 
     `number` counts from 1 between these two, 0 for one that only acknowledges. `seen` is the number of the last batch
-    that came the other way; `again` asks for all behind it.
+    that came the other way; `again` asks for all behind it. What was up to `gone` is not to be had any more.
     """
 
     origin: str
@@ -30,6 +30,7 @@ class Batch(Struct, frozen=True, array_like=True):
     seen: int
     again: bool
     packets: list[Packet]
+    gone: int = 0
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -43,7 +44,7 @@ class Outgoing:
         self.packets: list[Packet] = []
         self.unseen: deque[tuple[int, list[Packet], int]] = deque()  # number, packets, bytes
         self.size = 0  # bytes of both
-        self._last = 0
+        self._last = self._gone = 0
 
     def add(self, packet: Packet) -> bool:
         """Take a message in; false if the limit is reached."""
@@ -69,11 +70,16 @@ class Outgoing:
         while self.unseen and self.unseen[0][0] <= number:
             self.size -= self.unseen.popleft()[2]
 
+    def abandon(self) -> None:
+        """Throw away what waits. The numbers go on, in case the other side was not dead but frozen."""
+        self.packets, self.size, self._gone = [], 0, self._last
+        self.unseen.clear()
+
     def batches(self, origin: str, seen: int, first: int = 0) -> Iterator[bytes]:
         """Encode what is not acknowledged, from `first` on."""
         for number, packets, _ in self.unseen:
             if number >= first:
-                yield encode(Batch(origin, number, seen, False, packets))
+                yield encode(Batch(origin, number, seen, False, packets, self._gone))
 
 
 class Incoming:
@@ -90,7 +96,7 @@ class Incoming:
 
     def take(self, batch: Batch) -> bool:
         """Pass on what is new; false if batches before this one are missing, and then nothing is taken."""
-        last = self._batches.get(batch.origin, 0)
+        last = max(self._batches.get(batch.origin, 0), batch.gone)
         if batch.number > last + 1:
             return False
         if batch.number == last + 1:

@@ -9,11 +9,12 @@ import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode
+from rtcbridge.core.errors import CloseCode, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
     End,
     Event,
+    MediaDown,
     Reassign,
     Resume,
     Source,
@@ -229,11 +230,20 @@ class SharedBridge(Bridge):
         assert isinstance(pool, SharedPool)
         route = entry.route
         if route is None or route.node != node:
-            route = Route(entry.session.id, node, self.engine.bus, self.links.get, self.config.server.node_outbox)
+            outbox, unreachable = self.config.server.node_outbox, partial(self.wheel.call_later, 0.0, self._lose, entry)
+            route = Route(entry.session.id, node, self.engine.bus, self.links.get, outbox, unreachable)
             entry.route = route
             if (grant := pool.grants.get(entry.session.id)) is not None and grant.node == node:
                 route.move(grant.replica, grant.epoch)
         return route.link or route
+
+    def _lose(self, entry: Entry) -> None:
+        """What a session sends has no room on its way any more."""
+        if self.sessions.get(entry.session.id) is entry:
+            try:
+                self.deliver(entry, Source.NODE, MediaDown("node unreachable"))
+            except ProtocolError:
+                log.exception("a session cannot lose its node", session=entry.session.id)
 
     def _begin(self, entry: Entry, node: str, now: float) -> None:
         pool = entry.pool
