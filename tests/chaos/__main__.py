@@ -47,7 +47,10 @@ class Run:
                 print(f"{done:7} reservations, {sum(self.times.values()):4} faults", file=sys.stderr)
                 if len(round_) < 2:
                     round_ = [*round_, *self.chance.sample(FAULTS, len(FAULTS))]
-                self._harm([round_.pop() for _ in range(2 if self.chance.random() < _TWO else 1)])
+                faults = [round_.pop()]
+                if self.chance.random() < _TWO and not faults[0].clashes(round_[-1]):
+                    faults.append(round_.pop())
+                self._harm(faults)
         for part in world.everything():
             part.thaw()
         start_replicas(world)

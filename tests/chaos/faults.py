@@ -24,6 +24,10 @@ class Fault(NamedTuple):
     name: str
     do: Callable[[World, random.Random], float]
 
+    def clashes(self, other: "Fault") -> bool:
+        """Whether both cannot be done to the same server at once."""
+        return any(part in self.name and part in other.name for part in ("the engine", "the store"))
+
 
 def _pause(program: Program, seconds: float) -> float:
     program.freeze()

@@ -122,7 +122,8 @@ class PostgresServer:
         main = psutil.Process(self._process.pid)
         processes = [main, *main.children(recursive=True)]
         for process in processes:
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):  # connections come and go
+                process.suspend()
         try:
             yield
         finally:
