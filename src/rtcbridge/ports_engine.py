@@ -56,6 +56,7 @@ class News(Enum):
     LOST = "lost"  # to the session's owner: its slot is gone
     MOVED = "moved"  # to the session's owner: its node has a new socket, maybe at another replica, or none any more
     ORPHAN = "orphan"  # to the replica that has or now gets the node's socket: hold or release this ownerless session
+    TAKEN = "taken"  # to who was the session's owner: another replica is now
     REPLACED = "replaced"  # to the replica with an older socket of the node: another one counts, with this epoch
 
 
@@ -271,6 +272,10 @@ class Store(Protocol):
 
         The sessions' owners are told `News.MOVED`, with no replica.
         """
+        ...
+
+    def over(self, node: str, session: str) -> None:
+        """A session that a node of this replica has listed is over: it is not told to the engine again."""
         ...
 
     async def node_open(self, node: str, epoch: int, open: bool) -> bool:

@@ -110,6 +110,29 @@ def test_the_limit():
     assert out.size == 0
 
 
+def test_a_receiver_that_was_taken_for_dead_goes_on_behind_what_was_thrown_away():
+    got = []
+    incoming, out = Incoming(lambda origin, packet: got.append(packet.data)), Outgoing()
+
+    def send(*data):
+        for each in data:
+            out.add(Packet("s", "up", 0, len(sent) + 1, each))
+            sent.append(each)
+        out.seal()
+        return [incoming.take(decode(batch)) for batch in out.batches("a", 0)]
+
+    sent = []
+    assert send(b"1") == [True]
+    out.add(Packet("s", "up", 0, 2, b"thrown away"))
+    out.seal()
+    out.abandon()
+    assert (out.size, list(out.batches("a", 0))) == (0, [])
+    sent.append(b"thrown away")
+    assert send(b"3", b"4") == [True]
+    assert send(b"5") == [True, True]
+    assert got == [b"1", b"3", b"4", b"5"]
+
+
 def test_an_older_term_is_dropped():
     got = []
     incoming = Incoming(lambda origin, packet: got.append((packet.term, packet.number)))

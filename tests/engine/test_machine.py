@@ -1,6 +1,7 @@
 """One Hypothesis machine over every engine: two replicas do what they like, and the rules hold after each step."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import hypothesis.strategies as st
@@ -39,11 +40,11 @@ class Machine(RuleBasedStateMachine):
         self.excluded: dict[str, str] = {}
         self.project: dict[str, str] = {}
         self.told: dict[str, tuple[int, str]] = {}  # of its node, by the last word to a session's owner
-        for replica in self.replicas:
-            replica.told = self.note
+        for number, replica in enumerate(self.replicas):
+            replica.told = partial(self.note, number)
 
-    def note(self, wake: Wake) -> None:
-        if wake.news in (News.GRANTED, News.MOVED):
+    def note(self, number: int, wake: Wake) -> None:
+        if wake.news in (News.GRANTED, News.MOVED) and self.owner.get(wake.session) == number:
             self.told[wake.session] = (wake.epoch, wake.replica)
         for replica in self.replicas:
             replica.heard.set()
@@ -120,6 +121,18 @@ class Machine(RuleBasedStateMachine):
             assert self.do(store.suspend(session)).place == 0
         elif what == "resume":
             self.granted(session, self.do(store.resume(session)))
+
+    @precondition(lambda self: self.owner)
+    @rule(data=st.data(), replica=REPLICA)
+    def take_over(self, data: Any, replica: int) -> None:
+        session = data.draw(st.sampled_from(sorted(self.owner)))
+        project = self.project[session]
+        share: dict[str, Any] = {"project": project, "limit": LIMITS.get(project, 0)}
+        before = self.do(self.store(session).reserve(session, **share))
+        self.owner[session] = replica
+        standing = self.do(self.store(session).take_over(session, **share))
+        assert standing == before
+        self.granted(session, standing)
 
     @rule(node=NODES, replica=REPLICA, capacity=st.integers(1, 3), open=st.booleans())
     def node_up(self, node: str, replica: int, capacity: int, open: bool) -> None:

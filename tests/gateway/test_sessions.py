@@ -249,7 +249,7 @@ async def test_a_client_that_says_goodbye_frees_its_slot_at_once(tmp_path: Path)
 
 
 async def test_a_client_that_does_not_read_is_closed_and_stalls_nobody(tmp_path: Path) -> None:
-    async with running(tmp_path) as bridge, bridge.node(capacity=2) as node, bridge.client() as other:
+    async with running(tmp_path, nodes=Nodes()) as bridge, bridge.node(capacity=2) as node, bridge.client() as other:
         await other.start_session("other")
         theirs = await only_session(node)
         async with _deaf_client(bridge) as deaf:

@@ -68,7 +68,7 @@ export class Bridge {
   /** Send a message, now or when the session has been taken up again. */
   send(message: ToBridge): void {
     const frame = JSON.stringify(message);
-    if (this.extended) this.#replay.put(frame);
+    if (this.extended) this.#replay.put(frame, message.type);
     if (!this.#resuming) this.#signaling.send(frame);
   }
 
@@ -94,7 +94,7 @@ export class Bridge {
         this.#token = message.resume ?? "";
         return this.#handlers?.message(message);
       case "session_resume":
-        return this.#resumed(message.received);
+        return this.#resumed(message.received, message.anew === true);
       case "ack":
         return void this.#replay.missed(message.received);
       case "reconnect":
@@ -102,9 +102,8 @@ export class Bridge {
       case "error":
         if (this.#resuming && REFUSALS.includes(message.code)) return this.#giveUp(1006);
     }
-    if (this.#replay.take()) {
-      this.#signaling.send(JSON.stringify({ type: "ack", received: this.#replay.taken } satisfies ToBridge));
-    }
+    if (message.type === "answer") this.#replay.answered();
+    if (this.#replay.take()) this.#acknowledge();
     this.#handlers?.message(message);
   }
 
@@ -133,9 +132,17 @@ export class Bridge {
     );
   }
 
-  #resumed(received: number): void {
+  #acknowledge(): void {
+    this.#signaling.send(JSON.stringify({ type: "ack", received: this.#replay.taken } satisfies ToBridge));
+  }
+
+  #resumed(received: number, anew: boolean): void {
     this.#resuming = false;
     this.#attempts = 0;
+    if (anew) {
+      this.#replay.restart();
+      this.#acknowledge(); // so that the bridge knows that we know
+    }
     for (const frame of this.#replay.missed(received)) this.#signaling.send(frame);
     this.#handlers?.back();
   }

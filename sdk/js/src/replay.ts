@@ -9,7 +9,8 @@ const ACK_EVERY = 16; // messages of the bridge between two acknowledgements
 export class Replay {
   #sent = 0;
   #taken = 0;
-  #kept: string[] = [];
+  #kept: { frame: string; type: string }[] = [];
+  #unanswered = 0; // offers
 
   /** How many messages of the bridge have been taken. */
   get taken(): number {
@@ -17,9 +18,26 @@ export class Replay {
   }
 
   /** Number and keep a message of ours. */
-  put(frame: string): void {
+  put(frame: string, type: string): void {
     this.#sent += 1;
-    this.#kept.push(frame);
+    this.#kept.push({ frame, type });
+    if (type === "offer") this.#unanswered += 1;
+  }
+
+  /** An answer has come to the oldest offer without one. */
+  answered(): void {
+    this.#unanswered = Math.max(0, this.#unanswered - 1);
+  }
+
+  /**
+   * Count from 1 again, both ways: the bridge goes on with a live session without knowing how it began. What it has not
+   * acknowledged counts as not sent, but for what has had its effect: `session_start`, and offers that were answered.
+   */
+  restart(): void {
+    let answered = this.#kept.filter(({ type }) => type === "offer").length - this.#unanswered;
+    this.#kept = this.#kept.filter(({ type }) => type !== "session_start" && (type !== "offer" || answered-- <= 0));
+    this.#sent = this.#kept.length;
+    this.#taken = 0;
   }
 
   /** Count a message of the bridge; whether it is time to acknowledge. */
@@ -32,6 +50,6 @@ export class Replay {
   missed(received: number): readonly string[] {
     const left = Math.max(0, this.#sent - received);
     if (left < this.#kept.length) this.#kept.splice(0, this.#kept.length - left);
-    return this.#kept;
+    return this.#kept.map(({ frame }) => frame);
   }
 }

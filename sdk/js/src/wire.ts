@@ -34,7 +34,7 @@ export type FromBridge =
   | { type: "candidate"; candidate: IceCandidate | null }
   // of the extension
   | { type: "updated"; id?: number; values: ParamValues }
-  | { type: "session_resume"; session: string; received: number }
+  | { type: "session_resume"; session: string; received: number; anew?: boolean }
   | { type: "session_end"; reason: string }
   | { type: "ack"; received: number }
   | { type: "reconnect" };

@@ -104,6 +104,28 @@ test("each sixteenth message is acknowledged, and what the bridge has acknowledg
   assert.equal(stage.socket.sent.length, 2);
 });
 
+test("a bridge that goes on without knowing how it began is told only what is still of use", async () => {
+  await liveV2(); // session_start and an offer that was answered are not acknowledged
+  stage.peer.gather("a");
+  stage.session.update({ strength: 2 }, { via: "socket" }).catch(() => undefined);
+  await cut();
+  stage.socket.tell({ type: "session_resume", session: "s", received: 0, anew: true });
+  assert.deepEqual(stage.socket.sent[2], { type: "ack", received: 0 });
+  assert.deepEqual(
+    stage.socket.sent.slice(3).map((message) => message.type),
+    ["candidate", "update"],
+  );
+  stage.socket.tell({ type: "candidate", candidate: null });
+  await cut();
+  assert.deepEqual(stage.socket.sent.at(-1), { type: "session_resume", resume: "token", received: 1 });
+  stage.socket.tell({ type: "session_resume", session: "s", received: 1 });
+  assert.deepEqual(
+    stage.socket.sent.slice(2).map((message) => message.type),
+    ["update"],
+  );
+  assert.deepEqual(stage.errors, []);
+});
+
 for (const code of ["resume_unknown", "resume_gap"]) {
   test(`${code} while media is up: it goes on without the socket, and says so`, async () => {
     await liveV2();

@@ -7,8 +7,8 @@ from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import SessionSpec
 
 _AS_IT_IS = (
-    "id", "state", "node", "dialect", "_offer", "_candidates", "_from_node", "_dropping", "_started", "_status", "_told",
-    "_provisioning",
+    "id", "state", "node", "dialect", "_offer", "_candidates", "_from_node", "_dropping", "_started", "_status",
+    "_told", "_provisioning",
 )  # fmt: skip
 _TIMES = ("expires", "_state_deadline", "_away_until")
 

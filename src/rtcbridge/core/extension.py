@@ -87,10 +87,7 @@ class ExtendedError(Struct, frozen=True, tag="error", tag_field="type", omit_def
 
 
 class Resumed(Struct, frozen=True, tag="session_resume", tag_field="type", omit_defaults=True):
-    """The session is this socket's; `received` is how many numbered messages of the client have been taken.
-
-    `anew`: the bridge that had the session has died, another goes on with it, and both sides count from 1 again.
-    """
+    """The session is this socket's; `received` numbered messages of the client are taken. `anew`: both count anew."""
 
     session: str
     received: int

@@ -398,7 +398,10 @@ class Bridge:
                 _, pool = self._unsettled.popitem()
                 for session, verdict in pool.settle(self.clock()):
                     if entry := self.sessions.get(session):
-                        self.deliver(entry, Source.POOL, verdict)
+                        try:
+                            self.deliver(entry, Source.POOL, verdict)
+                        except ProtocolError:
+                            log.exception("a pool's word does not fit the session", session=session)
                         self._unsettled[pool.spec.name] = pool
                 if pool.restless:
                     self.changed(pool)

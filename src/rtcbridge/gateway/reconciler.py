@@ -131,9 +131,9 @@ class Reconciler:
         """Whether the provider may be asked for something now."""
         return True
 
-    async def _round(self, pool: Pool) -> None:
+    async def _round(self, pool: Pool, now: float | None = None) -> None:
         bridge = self._bridge
-        now = bridge.clock()
+        now = bridge.clock() if now is None else now
         for link in [link for id in pool.nodes if (link := bridge.links.get(id)) is not None and link.overflown]:
             link.forget()
             self.tell(pool, pool.nodes[link.node], NodeEvent.SILENT)

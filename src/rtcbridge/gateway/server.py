@@ -21,6 +21,7 @@ from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
 from rtcbridge.gateway.shared.desk import Desk
 from rtcbridge.gateway.shared.leaving import hand_over_nodes, send_away
+from rtcbridge.gateway.shared.moves import Moves
 from rtcbridge.gateway.shared.nodes import SharedNodeSocket
 from rtcbridge.gateway.shared.reconciler import SharedReconciler
 from rtcbridge.gateway.visits import Visits
@@ -75,6 +76,7 @@ class Server:
             else SharedBridge(config, auth, ledger, group.wheel, loop.time, engine)
         )
         self.visits = Visits(self.bridge)
+        self._moves = Moves(self.bridge, self.visits) if isinstance(self.bridge, SharedBridge) else None
         self._admin = Admin(self.bridge)
         self._client_limits, self._node_limits = _limits(config)
         self.listener = Listener(
@@ -155,6 +157,8 @@ class Server:
         self.visits.say_reconnect()
         await self.listener.close(CloseCode.RESTART, self.config.server.shutdown_timeout)
         if isinstance(self.bridge, SharedBridge):
+            assert self._moves is not None
+            await self._moves.leave(self.config.server.shutdown_timeout)
             await self.bridge.part()
         if self.metrics is not None:
             await self.metrics.stop()

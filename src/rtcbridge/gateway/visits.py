@@ -31,6 +31,11 @@ def family(id: str) -> str:
     return id[_TIME:]
 
 
+def began(id: str) -> int:
+    """When a session began, by its id: Unix milliseconds."""
+    return int(id[:_TIME], 16)
+
+
 class Visit:
     """One client of the extension. To its session it is the client, whether it has a socket now or not.
 
@@ -87,7 +92,7 @@ class Visit:
     def new_id(self, now: float) -> str:
         """Return the id of its next session: its own for the first, and all are of its `family`."""
         if not self.last:
-            self.last = int(self.id[:_TIME], 16)
+            self.last = began(self.id)
             return self.id
         self.last = max(int(now * 1000), self.last + 1)
         return f"{self.last:0{_TIME}x}{family(self.id)}"
@@ -200,8 +205,8 @@ class Visits:
         bridge: Where their sessions are.
 
     Attributes:
-        fetch: Has a visit brought here that another bridge may have, given its id, project and pool, and then calls what
-            it is given; None where there is no other.
+        fetch: Has a visit brought here that another bridge may have, given its id, project and pool, and then calls
+            what it is given; None where there is no other.
     """
 
     fetch: Callable[[str, str, Pool, Callable[[], object]], object] | None = None

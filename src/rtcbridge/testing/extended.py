@@ -35,13 +35,14 @@ class ExtendedClient(FakeClient):
         self.session = self.token = ""
         self.taken = self.sent = 0
         self._kept: list[str] = []
+        self._unanswered = 0  # offers
         self._resuming = False
         self._fresh = ("", "")  # session and token of the new socket, in case it cannot resume
 
     async def connect(self) -> None:
         """Dial and send the key: with this, a session of its own begins."""
         self.taken = self.sent = 0
-        self._kept, self._resuming = [], False
+        self._kept, self._unanswered, self._resuming = [], 0, False
         await super().connect()
 
     async def resume(self, of: "ExtendedClient | None" = None) -> Message:
@@ -53,7 +54,7 @@ class ExtendedClient(FakeClient):
         of = of or self
         self._resuming = True
         self.session, self.token, self.taken = of.session, of.token, of.taken
-        self._kept, self.sent = list(of._kept), of.sent
+        self._kept, self._unanswered, self.sent = list(of._kept), of._unanswered, of.sent
         await super().connect()
         with contextlib.suppress(ConnectionClosed):
             await self.send_uncounted("session_resume", resume=of.token, received=of.taken)
@@ -69,18 +70,37 @@ class ExtendedClient(FakeClient):
         self._resuming = False
         if answer["type"] == "error":
             self.session, self.token = self._fresh
-            self.taken, self.sent, self._kept = 1, 0, []
+            self.taken, self.sent, self._kept, self._unanswered = 1, 0, [], 0
             return answer
-        del self._kept[: len(self._kept) - (self.sent - answer["received"])]
+        if answer.get("anew"):
+            self._kept = self._to_say_again()
+            self.taken, self.sent = 0, len(self._kept)
+            await self.acknowledge()
+        else:
+            del self._kept[: len(self._kept) - (self.sent - answer["received"])]
         for frame in list(self._kept):
             await self._try(frame)
         return answer
+
+    def _to_say_again(self) -> list[str]:
+        """What was not acknowledged and is still of use to a bridge that does not know how the session began."""
+        types = [json.loads(frame)["type"] for frame in self._kept]
+        answered = types.count("offer") - self._unanswered
+        again: list[str] = []
+        for type, frame in zip(types, self._kept, strict=True):
+            if type == "session_start":  # what is before it was said to another session
+                again.clear()
+            answered -= type == "offer"
+            if type != "session_start" and (type != "offer" or answered < 0):
+                again.append(frame)
+        return again
 
     async def send_raw(self, frame: str | bytes) -> None:
         """Send a frame that counts, be it right or wrong; without a socket it is sent when the session is resumed."""
         text = frame if isinstance(frame, str) else frame.decode()
         self.sent += 1
         self._kept.append(text)
+        self._unanswered += text.startswith('{"type": "offer"')
         await self._try(text)
 
     async def send_uncounted(self, type: str, **fields: Any) -> None:
@@ -106,5 +126,7 @@ class ExtendedClient(FakeClient):
                 self.session, self.token = message["session"], message["resume"]
             case "ack":
                 del self._kept[: len(self._kept) - (self.sent - message["received"])]
+            case "answer":
+                self._unanswered = max(0, self._unanswered - 1)
         self.taken += message["type"] not in _UNCOUNTED
         await Peer._arrived(self, message)

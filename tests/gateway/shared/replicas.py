@@ -1,6 +1,7 @@
 """Two bridges in the test's own event loop that share their pools: one engine in memory, one store."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,20 @@ from rtcbridge.drivers.ledger import KeyStore, SessionLedger, open_store
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
 from rtcbridge.gateway.shared.bridge import SharedBridge
-from rtcbridge.testing import FakeClient, FakeNode
+from rtcbridge.testing import FakeClient, FakeNode, Message
 from rtcbridge.testing.extended import ExtendedClient
+
+
+def candidate(text: str) -> Message:
+    """A candidate of either side."""
+    return {"sdpMid": "0", "sdpMLineIndex": 0, "candidate": text}
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something inside the bridges of which nobody is told."""
+    async with asyncio.timeout(15):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(BEAT / 10)
 
 
 @dataclass
@@ -82,7 +95,7 @@ class Replicas:
 @asynccontextmanager
 async def replicas(folder: Path, count: int = 2, **sections: Any) -> AsyncIterator[Replicas]:
     """Run bridges over one store and one engine, with a static pool unless `sections` of the configuration differ."""
-    sections = {"pools": (STATIC,), "nodes": Nodes(heartbeat=BEAT, missed=5)} | sections
+    sections = dict[str, Any](pools=(STATIC,), nodes=Nodes(heartbeat=BEAT, missed=30)) | sections
     sections.setdefault("server", ServerConfig(port=0, shutdown_timeout=5.0))
     url, hub = f"sqlite:///{folder / 'bridge.db'}", MemoryHub()
     config = Config(store=Store(url=url), **sections)

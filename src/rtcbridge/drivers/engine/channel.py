@@ -1,5 +1,6 @@
 """Messages between replicas, numbered: what is lost is sent again, what comes twice is dropped. No input or output."""
 
+import logging
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 
@@ -7,6 +8,8 @@ import msgspec
 from msgspec import Struct
 
 from rtcbridge.ports_engine import Packet
+
+logger = logging.getLogger(__name__)
 
 LIMIT = 16 * 1024 * 1024  # bytes that may wait for one replica
 BATCH = 256  # messages in one entry of a stream
@@ -19,7 +22,7 @@ class Batch(Struct, frozen=True, array_like=True):
     """What one replica sends another in one turn of its loop.
 
     `number` counts from 1 between these two, 0 for one that only acknowledges. `seen` is the number of the last batch
-    that came the other way; `again` asks for all behind it.
+    that came the other way; `again` asks for all behind it. What was up to `gone` is not to be had any more.
     """
 
     origin: str
@@ -27,6 +30,7 @@ class Batch(Struct, frozen=True, array_like=True):
     seen: int
     again: bool
     packets: list[Packet]
+    gone: int = 0
 
 
 encode = msgspec.msgpack.Encoder().encode
@@ -40,7 +44,7 @@ class Outgoing:
         self.packets: list[Packet] = []
         self.unseen: deque[tuple[int, list[Packet], int]] = deque()  # number, packets, bytes
         self.size = 0  # bytes of both
-        self._last = 0
+        self._last = self._gone = 0
 
     def add(self, packet: Packet) -> bool:
         """Take a message in; false if the limit is reached."""
@@ -66,11 +70,16 @@ class Outgoing:
         while self.unseen and self.unseen[0][0] <= number:
             self.size -= self.unseen.popleft()[2]
 
+    def abandon(self) -> None:
+        """Throw away what waits. The numbers go on, in case the other side was not dead but frozen."""
+        self.packets, self.size, self._gone = [], 0, self._last
+        self.unseen.clear()
+
     def batches(self, origin: str, seen: int, first: int = 0) -> Iterator[bytes]:
         """Encode what is not acknowledged, from `first` on."""
         for number, packets, _ in self.unseen:
             if number >= first:
-                yield encode(Batch(origin, number, seen, False, packets))
+                yield encode(Batch(origin, number, seen, False, packets, self._gone))
 
 
 class Incoming:
@@ -87,7 +96,7 @@ class Incoming:
 
     def take(self, batch: Batch) -> bool:
         """Pass on what is new; false if batches before this one are missing, and then nothing is taken."""
-        last = self._batches.get(batch.origin, 0)
+        last = max(self._batches.get(batch.origin, 0), batch.gone)
         if batch.number > last + 1:
             return False
         if batch.number == last + 1:
@@ -108,7 +117,10 @@ class Incoming:
         last[packet.direction] = number
         if len(self._numbers) > _REMEMBERED:
             self._numbers.popitem(last=False)
-        self._received(origin, packet)
+        try:
+            self._received(origin, packet)
+        except Exception:  # those behind it are of other sessions
+            logger.exception("a message from another replica could not be dealt with")
 
     def forget(self, session: str) -> None:
         """A session has ended."""

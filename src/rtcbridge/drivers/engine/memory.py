@@ -5,7 +5,6 @@ import itertools
 import time
 from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 
 from rtcbridge.drivers.engine.memory_pool import Pool, Share, Waiter
 from rtcbridge.drivers.engine.names import checked, checked_info
@@ -102,8 +101,12 @@ class MemoryStore:
 
     async def release(self, session: str) -> bool:
         """See `Store`."""
-        self._pool.lost.discard(session)
-        known = self._pool.leave(session)
+        pool = self._pool
+        has = pool.claims.get(session) or pool.waiters.get(session)
+        if has is not None and has.owner not in (self._me, ""):
+            return False  # another's by now
+        pool.lost.discard(session)
+        known = pool.leave(session)
         self._pool.serve()
         return known
 
@@ -121,7 +124,8 @@ class MemoryStore:
         if (claim := pool.claims.get(session)) is not None:
             if claim.node.id != node:
                 return False
-            claim.owner, claim.live, claim.orphaned = self._me, True, inf
+            pool.take(session, self._me)
+            claim.live = True
             if not claim.share.project:
                 pool.charge(session, claim, Share(project, limit))
             if claim.node.epoch != epoch:
@@ -197,6 +201,9 @@ class MemoryStore:
         pool.supply = pool.supply if supply is None else supply
         pool.serve()
         return Registered(there.epoch, {session: pool.claims[session].owner for session in there.sessions})
+
+    def over(self, node: str, session: str) -> None:
+        """See `Store`; this engine loses no data."""
 
     async def node_down(self, node: str, epoch: int) -> bool:
         """See `Store`."""

@@ -186,7 +186,9 @@ class Pool:
         """Let what a session has be another replica's."""
         self.lost.discard(session)
         if (claim := self.claims.get(session)) is not None:
-            claim.owner, claim.orphaned = owner, inf
+            before, claim.owner, claim.orphaned = claim.owner, owner, inf
+            if before != owner:
+                self.wake(before, News.TAKEN, session, claim.node)
         elif (waiter := self.waiters.get(session)) is not None:
             waiter.owner = owner
 

@@ -51,8 +51,7 @@ class NodeHere:
 class Rumour(Struct, frozen=True):
     """News as they come: `kind` is that of `News`, or one of those that are for the mirror alone.
 
-    These are `taken`, a session of this replica has another owner; `opened`, `shut` and `forgotten`, what another
-    replica has done to a node that this one has.
+    These are `opened`, `shut` and `forgotten`: what another replica has done to a node that this one has.
     """
 
     kind: str
@@ -172,7 +171,6 @@ class Mirror:
             case "taken":
                 self.held.pop(session, None)
                 self.waiting.pop(session, None)
-                return []
             case "moved" if held is not None:
                 held.epoch, held.replica = rumour.epoch, rumour.replica
             case "lost" if held is not None:

@@ -242,7 +242,10 @@ local function serve_unless_recovering(caller)
 end
 
 local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
-local function supply() return call('HGET', META, 'supply') or '0' end
+-- How many slots are on their way; -1 while nobody can know that, behind a loss of the data.
+local function supply()
+  return call('HGET', META, 'supply') or (call('HEXISTS', META, 'recover') == 1 and '-1' or '0')
+end
 local function cause() return call('HGET', META, 'cause') or '' end
 
 local function place_of(session)
@@ -394,7 +397,8 @@ function run.reserve(session, rank, front, exclude, patient, at, project, limit)
   }, score)
   serve_unless_recovering(session)
   local found = standing(session)
-  if found[1] == 'place' and patient == '0' and tonumber(found[3]) > tonumber(found[4]) then
+  local slots = tonumber(found[4])
+  if found[1] == 'place' and patient == '0' and slots >= 0 and tonumber(found[3]) > slots then
     drop_waiter(waiter_of(session))
     found[1] = 'out'
   end
@@ -426,6 +430,8 @@ end
 function run.release(session)
   local claim = claim_of(session)
   local waiter = not claim and waiter_of(session)
+  local had = claim or waiter
+  if had and had.owner ~= me and had.owner ~= '|' then return { 'OK', '0' } end -- another's by now
   if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
   serve_unless_recovering('')
   return { 'OK', '1' }
@@ -639,6 +645,7 @@ function run.publish(token, slots, why, version)
 end
 
 function run.places()
+  if supply() == '-1' then return { 'OK', '0', '' } end
   local found, full = { 'OK', supply(), cause() }, {}
   local few = call('HLEN', WAITING) < call('SCARD', P .. 'owned:' .. me)
   for _, session in ipairs(few and call('HKEYS', WAITING) or call('SMEMBERS', P .. 'owned:' .. me)) do

@@ -14,6 +14,7 @@ from rtcbridge.ports_engine import Packet
 INBOX_LENGTH = 65_536  # entries of an inbox; what is lost of a longer one is sent again
 INBOX_LIFE = 60_000  # milliseconds that the inbox of a dead replica stays
 _ACK_DELAY = 0.05  # seconds within which a batch is acknowledged
+_GIVE_UP = 30.0  # seconds without an inbox after which a replica is dead; a frozen one's stays for INBOX_LIFE
 _RETRY = 0.1  # seconds after which a batch is sent again to a replica that has no inbox
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class RedisBus:
         self._acking = False
         self._retrying: set[str] = set()
         self._probing: set[str] = set()
+        self._missing: dict[str, float] = {}  # replicas without an inbox, and since when
         self._asked: dict[str, tuple[int, float]] = {}  # by sender: behind which batch all was asked for, and when
 
     # --- sending ---
@@ -69,7 +71,8 @@ class RedisBus:
 
     def drop(self, to: str) -> None:
         """See `Bus`."""
-        self._out.pop(to, None)
+        if (out := self._out.get(to)) is not None:
+            out.abandon()
         self._dirty.pop(to, None)
         self._unanswered.pop(to, None)
         self._asked.pop(to, None)
@@ -100,12 +103,23 @@ class RedisBus:
             if self._pipe.up.is_set():
                 logger.warning("engine: a message was not taken: %s", done.exception())
                 self._again(to)
-        elif done.result() is None:
-            self._again(to)
-        elif to in self._probing:
+            return
+        if done.result() is None:
+            self._missed(to)
+            return
+        self._missing.pop(to, None)
+        if to in self._probing:
             self._probing.discard(to)
             if (out := self._out.get(to)) is not None and self._pipe.up.is_set():
                 self._post(to, out)
+
+    def _missed(self, to: str) -> None:
+        """A replica has no inbox: its own life, or the engine's, begins anew; after a while it is dead."""
+        now = asyncio.get_running_loop().time()
+        if now - self._missing.setdefault(to, now) > _GIVE_UP:
+            self.drop(to)
+        else:
+            self._again(to)
 
     def _again(self, to: str) -> None:
         if to not in self._retrying and to in self._out:

@@ -268,6 +268,12 @@ class RedisStore:
             self.mirror.nodes[node] = here
         return Registered(here.epoch, dict(pairs(answer[2:])))
 
+    def over(self, node: str, session: str) -> None:
+        """See `Store`."""
+        here = self.mirror.nodes.get(node)
+        if here is not None and session in here.sessions:
+            here.sessions.remove(session)
+
     async def node_down(self, node: str, epoch: int) -> bool:
         """See `Store`."""
         if (here := self.mirror.nodes.get(node)) is not None and here.epoch == epoch:

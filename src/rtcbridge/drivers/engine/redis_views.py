@@ -69,7 +69,7 @@ def pool_view(parts: Sequence[Any]) -> PoolView:
         away=sorted(each.decode() for each in parts[4]),
         replicas=sorted(each.decode().partition("|")[0] for each in parts[5]),
         leader=parts[6].decode().partition("|")[0],
-        supply=int(parts[7]),
+        supply=max(0, int(parts[7])),
         recovering=int(parts[8]) / 1000,
         excluding=dict(pairs(parts[9])),
         version=parts[10].decode(),

@@ -2,17 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any
 
-import msgspec
 import structlog
 
 from rtcbridge.config import Config
 from rtcbridge.core import messages
-from rtcbridge.core.errors import CloseCode, Error, ProtocolError
+from rtcbridge.core.errors import CloseCode, ProtocolError
 from rtcbridge.core.events import (
     Acquire,
-    Cancelled,
     End,
     Event,
     MediaDown,
@@ -23,62 +22,40 @@ from rtcbridge.core.events import (
     Suspend,
     Yield,
 )
-from rtcbridge.core.messages import ToNodeUpdate
 from rtcbridge.core.node import Node
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.projects import Projects
-from rtcbridge.core.session import Session, State
+from rtcbridge.core.session import State
 from rtcbridge.core.spec import PoolSpec
 from rtcbridge.gateway.bridge import Bridge, Entry
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
-from rtcbridge.gateway.nodes import confirm, relay
 from rtcbridge.gateway.recipient import Client
+from rtcbridge.gateway.shared.inbox import Inbox
 from rtcbridge.gateway.shared.leading import Leaders
+from rtcbridge.gateway.shared.orphans import Orphans
 from rtcbridge.gateway.shared.pool import SharedPool
-from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.routes import Route
 from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.shared.wire import (
-    BACK,
     CONTROL,
-    FROM_NODE,
-    TO_NODE,
-    Act,
     Ask,
     AtDesk,
     Control,
-    CutNode,
-    Done,
-    DrainNode,
-    EndSession,
+    Guest,
     Look,
-    MediaIsUp,
-    NoUpdates,
-    SessionsHere,
-    TellSessions,
+    OfVisit,
     Verdict,
-    decode_control,
     encode_control,
 )
 from rtcbridge.gateway.timers import TimerWheel
-from rtcbridge.ports import Authenticator, Ledger, LedgerError, SessionRow
+from rtcbridge.ports import Authenticator, Ledger
 from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
 
 log = structlog.get_logger(__name__)
 
 _POLL = 0.2  # seconds between looks at the places of those that wait
-_RECHECK = 1.0  # seconds after which the end that the last owner may just have recorded is in the store
-_UPDATE = b'{"type":"update"'
-_SESSION_END = b'{"type":"session_end"'
-
-
-class Guest(msgspec.Struct):
-    """A session of another replica, on a node whose socket is here. `owner` is "" while nobody has spoken for it."""
-
-    owner: str
-    node: str
 
 
 class SharedBridge(Bridge):
@@ -90,6 +67,11 @@ class SharedBridge(Bridge):
     Attributes:
         guests: Sessions of other replicas with a node here.
         leaders: The replicas that lead the pools.
+        inbox: Takes what other replicas send.
+        orphans: Takes over the sessions of a replica that has died.
+        gone: The replica that each session was handed over to, for a while.
+        joining: By node that is about to be registered here, what has come for it.
+        of_visit: Takes what other replicas say of visits.
         tokens: Of the pools that this replica leads, by pool.
         leaving: It stops, and begins no session any more.
         judge: Says whether a node may register; the reconciler's, where this replica leads.
@@ -118,6 +100,11 @@ class SharedBridge(Bridge):
         self.wall = engine.wall
         self.guests: dict[str, Guest] = {}
         self.leaders = Leaders(self.tell)
+        self.orphans = Orphans(self)
+        self.inbox = Inbox(self)
+        self.gone: dict[str, str] = {}
+        self.joining: dict[str, list[tuple[str, Packet]]] = {}
+        self.of_visit: Callable[[str, OfVisit], object] = lambda origin, message: None
         self.tokens: dict[str, int] = {}
         self.leaving = False
         self.judge: Callable[[Ask], Verdict | None] = lambda ask: None
@@ -128,6 +115,7 @@ class SharedBridge(Bridge):
         for pool in self.shared_pools():
             pool.arrived = self.settle
             pool.nudge = self.nudge
+            pool.moved = partial(self._moved_to, pool)
 
     @property
     def me(self) -> str:
@@ -179,7 +167,7 @@ class SharedBridge(Bridge):
 
     async def join(self) -> None:
         """Join the other replicas. Raises EngineError."""
-        await self.engine.start(list(self.pools), self.woken, self.received)
+        await self.engine.start(list(self.pools), self.woken, self.inbox.received)
 
     async def part(self) -> None:
         """Leave the other replicas."""
@@ -242,11 +230,20 @@ class SharedBridge(Bridge):
         assert isinstance(pool, SharedPool)
         route = entry.route
         if route is None or route.node != node:
-            route = Route(entry.session.id, node, self.engine.bus, self.links.get, self.config.server.node_outbox)
+            outbox, unreachable = self.config.server.node_outbox, partial(self.wheel.call_later, 0.0, self._lose, entry)
+            route = Route(entry.session.id, node, self.engine.bus, self.links.get, outbox, unreachable)
             entry.route = route
             if (grant := pool.grants.get(entry.session.id)) is not None and grant.node == node:
                 route.move(grant.replica, grant.epoch)
         return route.link or route
+
+    def _lose(self, entry: Entry) -> None:
+        """What a session sends has no room on its way any more."""
+        if self.sessions.get(entry.session.id) is entry:
+            try:
+                self.deliver(entry, Source.NODE, MediaDown("node unreachable"))
+            except ProtocolError:
+                log.exception("a session cannot lose its node", session=entry.session.id)
 
     def _begin(self, entry: Entry, node: str, now: float) -> None:
         pool = entry.pool
@@ -266,7 +263,7 @@ class SharedBridge(Bridge):
     def moved(self, pool: SharedPool, node: str, replica: str, epoch: int, session: str = "") -> None:
         """A node has a socket at this replica now, or at none: tell the ways of its sessions here."""
         for id in [session] if session else list(pool.on_node.get(node, ())):
-            if (grant := pool.grants.get(id)) is not None:
+            if (grant := pool.grants.get(id)) is not None and epoch >= grant.epoch:
                 pool.grants[id] = Grant(node, epoch, replica)
             entry = self.sessions.get(id)
             if grant is None or entry is None or entry.route is None or entry.route.node != node:
@@ -276,6 +273,9 @@ class SharedBridge(Bridge):
                     pool.begun(id)
                 entry.route.move(replica, epoch)
                 entry.link = self.way(entry, node) if entry.session.relaying else None
+
+    def _moved_to(self, pool: SharedPool, session: str, grant: Grant) -> None:
+        self.moved(pool, grant.node, grant.replica, grant.epoch, session)
 
     # --- what the engine brings ---
 
@@ -290,99 +290,62 @@ class SharedBridge(Bridge):
             case News.MOVED:
                 self.moved(pool, wake.node, wake.replica, wake.epoch, wake.session)
             case News.ORPHAN:
-                self.do(self._adopt_orphan(pool, wake))
+                pool.calls.add(wake.session, partial(self.orphans.adopt, pool, wake))
+            case News.TAKEN:
+                self.do(self._taken(pool, wake.session))
             case News.REPLACED:
                 if (link := self.links.get(wake.node)) is not None and link.epoch < wake.epoch:
-                    link.cut(CloseCode.POLICY, "replaced by a newer connection")
+                    self.cut(link, CloseCode.POLICY, "replaced by a newer connection")
 
-    def received(self, origin: str, packet: Packet) -> None:
-        """Take a message from another replica."""
-        kind, rest = packet.direction[0], packet.direction[1:]
-        if kind == CONTROL:
-            self._control(origin, decode_control(packet.data))
-        elif kind == TO_NODE:
-            self._to_node(origin, rest.partition("|")[0], packet)
-        elif kind == FROM_NODE:
-            self._from_node(packet.session, rest, packet.data)
-        elif kind == BACK and (entry := self.sessions.get(packet.session)) is not None and entry.route is not None:
-            entry.route.came_back(packet.term, packet.data)
-
-    def _to_node(self, owner: str, node: str, packet: Packet) -> None:
-        session, data = packet.session, packet.data
-        link = self.links.get(node)
-        if link is None:
-            self.engine.bus.send(owner, session, f"{BACK}{node}|{self.me}", data, term=packet.term)
-            return
-        self.guests[session] = Guest(owner, node)
-        if not link.updates and data.startswith(_UPDATE):
-            self.tell(owner, NoUpdates(session, msgspec.json.decode(data, type=ToNodeUpdate).id))
-            return
-        link.send(data)
-        if data.startswith(_SESSION_END):
-            del self.guests[session]
-            self.engine.bus.forget(session)
-
-    def _from_node(self, session: str, node: str, data: bytes) -> None:
-        entry = self.sessions.get(session)
-        if entry is None or entry.session.node != node:
-            return
-        if (candidate := messages.node_candidate_text(data)) is not None and entry.link is not None:
-            if entry.client is not None:
-                entry.client.send_between(entry.prefix, candidate[1], b"}")
-            return
+    async def _taken(self, pool: SharedPool, session: str) -> None:
+        """A replica that was taken for dead has a session again that this one went on with meanwhile."""
+        if (entry := self.sessions.get(session)) is None:
+            return  # it was handed over in good order
         try:
-            message = messages.decode_node(data)
-        except ProtocolError as error:
-            log.warning("bad message of a node", node=node, error=str(error))
-        else:
-            relay(self, node, message)  # type: ignore[arg-type]  # heartbeats do not come this way
-
-    # --- sessions whose owner has died ---
-
-    async def _adopt_orphan(self, pool: SharedPool, wake: Wake) -> None:
-        """Go on with a live session on a node whose socket is here, as if its client's socket had dropped."""
-        session, node = wake.session, wake.node
-        try:
-            row = await self._open_row(pool, session)
-            if row is None:
-                await pool.store.release(session)
-                self.end_guest(session, node, "unknown")
-                return
-            if session in self.sessions or not await pool.store.hold(session, node, wake.epoch):
-                return
+            there = await pool.store.find(session)
         except EngineError as error:
-            log.warning("a session without an owner could not be taken over", session=session, error=str(error))
-            return
-        now = self.clock()
-        entry = Entry(Session.adopted(session, node, self.session_spec, now), pool, row.project, None)
-        if self.session_spec.max_session:
-            entry.session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
-        entry.begun = entry.delivered = True
+            log.warning("who has taken a session back is not known", session=session, error=str(error))
+            there = None
+        if self.sessions.get(session) is entry and (there is None or there.owner != self.me):
+            pool.part_with(session, served=True)
+            self.leave(entry, there.owner if there is not None else "")
+
+    def cut(self, link: Link, code: CloseCode, reason: str) -> None:
+        """Close a node's socket; what comes for the node from now on goes back."""
+        if self.links.get(link.node) is link:
+            del self.links[link.node]
+            self.drop_guests(link.node)
+            if isinstance(link, SlotLink):
+                self.moved(self.shared_pool(link.pool), link.node, "", link.epoch)
+        link.cut(code, reason)
+
+    # --- sessions of others ---
+
+    def enter(self, entry: Entry) -> None:
+        """Take in a session that began at another replica."""
+        session = entry.session.id
         self.sessions[session] = entry
         self.guests.pop(session, None)
-        pool.hold(session, Grant(node, wake.epoch, self.me))
-        self.way(entry, node)
-        self._reschedule(entry, now)
-        log.info("session taken over", session=session, node=node)
-        link = self.links.get(node)
-        if isinstance(link, SlotLink) and link.epoch == wake.epoch and session not in link.serving:
-            self.deliver(entry, Source.NODE, MediaDown("media closed"))  # the node said so while nobody owned it
-            return
-        await asyncio.sleep(_RECHECK)
-        if self.sessions.get(session) is not entry:
-            return
-        ended = await self._open_row(pool, session) is None
-        if ended and self.sessions.get(session) is entry:
-            self.deliver(entry, Source.OPERATOR, Cancelled("it had ended"))
+        self.gone.pop(session, None)
+        self._set_prefix(entry)
+        self._reschedule(entry, self.clock())
 
-    async def _open_row(self, pool: SharedPool, session: str) -> SessionRow | None:
-        """What the ledger has of a session that has not ended; the store is waited for."""
-        while True:
-            try:
-                return (await open_rows(self.ledger, pool, [session], self.wall())).get(session)
-            except LedgerError as error:
-                log.warning("a session without an owner waits for the store", session=session, error=str(error))
-                await asyncio.sleep(_RECHECK)
+    def leave(self, entry: Entry, to: str) -> None:
+        """Let another replica have a session; what still comes for it here goes there."""
+        session = entry.session.id
+        del self.sessions[session]
+        entry.early = entry.client = entry.link = None
+        entry.session.state = State.ENDED  # for its timer
+        self._reschedule(entry, self.clock())
+        self.gone[session] = to
+        if entry.session.node in self.links:
+            self.guests[session] = Guest(to, entry.session.node)
+
+    def drop_guests(self, node: str) -> None:
+        """The socket of a node has gone: its sessions are guests of whoever has the next one."""
+        for session in [session for session, guest in self.guests.items() if guest.node == node]:
+            del self.guests[session]
+            self.engine.bus.forget(session)
 
     def end_guest(self, session: str, node: str, reason: str) -> None:
         """Tell a node here that a session has ended of which nobody knows."""
@@ -395,38 +358,9 @@ class SharedBridge(Bridge):
     def tell(self, replica: str, message: Control) -> None:
         """Say something to another replica, or to this one."""
         if replica == self.me:
-            self._control(replica, message)
+            self.inbox.control(replica, message)
         elif replica:
             self.engine.bus.send(replica, f"{CONTROL}{self.me}", CONTROL, encode_control(message))
-
-    def _control(self, origin: str, message: Control) -> None:
-        match message:
-            case Look():
-                self.look(message)
-            case Ask():
-                if (verdict := self.judge(message)) is not None:
-                    self.tell(origin, verdict)
-            case Verdict():
-                self.leaders.answered(message)
-            case DrainNode() | CutNode():
-                self._on_node(message)
-            case NoUpdates(session=session, id=id):
-                entry = self.sessions.get(session)
-                if entry is not None and entry.client is not None:
-                    entry.client.refuse(Error.UPDATE_UNSUPPORTED, id=id)
-            case MediaIsUp(node=node, sessions=sessions):
-                confirm(self, node, sessions)
-            case TellSessions() | SessionsHere() | Act() | EndSession() | Done():
-                self.at_desk(origin, message)
-
-    def _on_node(self, message: DrainNode | CutNode) -> None:
-        link = self.links.get(message.node)
-        if link is None or link.epoch != message.epoch:
-            return
-        if isinstance(message, CutNode):
-            link.cut(CloseCode(message.code), message.reason)
-        else:
-            link.send(messages.DRAIN)
 
     def nudge(self, pool: Pool, session: str = "") -> None:
         """Somebody waits: the leader should know, and the places are to be looked at from time to time."""
@@ -438,12 +372,14 @@ class SharedBridge(Bridge):
             self.do(self._poll_places(self.shared_pool(name)))
 
     async def _poll_places(self, pool: SharedPool) -> None:
-        while pool.waiting_here:
-            await asyncio.sleep(_POLL)
-            try:
-                places = await pool.store.places()
-            except EngineError:
-                continue
-            for session, place in places.items():
-                pool.placed(session, place)
-        self._polling.discard(pool.spec.name)
+        try:
+            while pool.waiting_here:
+                await asyncio.sleep(_POLL)
+                try:
+                    places = await pool.store.places()
+                except EngineError:
+                    continue
+                for session, place in places.items():
+                    pool.placed(session, place)
+        finally:
+            self._polling.discard(pool.spec.name)

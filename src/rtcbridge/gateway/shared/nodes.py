@@ -2,6 +2,7 @@
 
 import hmac
 import secrets
+from functools import partial
 
 import msgspec
 import structlog
@@ -12,11 +13,11 @@ from rtcbridge.core.messages import FromNode, Heartbeat, NodeError, RegisterPayl
 from rtcbridge.gateway.clients import MAX_BAD
 from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.nodes import confirm, relay
-from rtcbridge.gateway.shared.bridge import Guest, SharedBridge
+from rtcbridge.gateway.shared.bridge import SharedBridge
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.gateway.shared.slots import SlotLink
-from rtcbridge.gateway.shared.wire import FROM_NODE, MediaIsUp
+from rtcbridge.gateway.shared.wire import FROM_NODE, Guest, MediaIsUp
 from rtcbridge.gateway.websocket import End, Limits
 from rtcbridge.ports import LedgerError
 from rtcbridge.ports_engine import EngineError, Registered
@@ -82,6 +83,7 @@ class SharedNodeSocket(Socket):
         if bridge.links.get(node) is link:
             del bridge.links[node]
         log.info("node dropped", node=node, by=end.by, code=end.code, reason=end.reason)
+        bridge.drop_guests(node)
         bridge.moved(pool, node, "", self.epoch)
         pool.calls.add(f"node {node}", lambda: pool.store.node_down(node, self.epoch))
         bridge.nudge(pool)
@@ -128,6 +130,13 @@ class SharedNodeSocket(Socket):
                 self.close(CloseCode.POLICY, "")
                 return
             listed = await self._still_open(asked, pool)
+            older = bridge.links.get(node)
+            if isinstance(older, SlotLink) and older.pool != asked.pool:
+                log.warning("node has the id of one of another pool", node=node, pool=asked.pool)
+                self.close(CloseCode.POLICY, "")
+            if not self.is_open:
+                return
+            bridge.joining.setdefault(node, [])
             info = msgspec.json.encode({"managed": managed, "labels": asked.labels}).decode()
             registered = await pool.store.node_up(
                 node,
@@ -142,11 +151,13 @@ class SharedNodeSocket(Socket):
         except (EngineError, LedgerError, ValueError) as error:
             log.warning("node could not register", node=node, error=str(error))
             self.close(CloseCode.TRY_LATER, "")
-            return
-        if not self.is_open:
-            await pool.store.node_down(node, registered.epoch)
         else:
-            self._enter(asked, pool, registered, verdict.draining)
+            if self.is_open:
+                self._enter(asked, pool, registered, verdict.draining)
+            else:
+                pool.calls.add(f"node {node}", lambda: pool.store.node_down(node, registered.epoch))
+        finally:
+            bridge.inbox.joined(node)
 
     async def _still_open(self, asked: RegisterPayload, pool: SharedPool) -> list[str]:
         """The listed sessions that have not ended: no other may take a slot from those that wait."""
@@ -159,10 +170,11 @@ class SharedNodeSocket(Socket):
         bridge, node = self._bridge, asked.node
         self.epoch, self.heard = registered.epoch, bridge.clock()
         if (older := bridge.links.get(node)) is not None:
-            older.cut(CloseCode.POLICY, "replaced by a newer connection")
+            bridge.cut(older, CloseCode.POLICY, "replaced by a newer connection")
         serving = [session for session in asked.sessions if session in registered.sessions]
         slots = asked.capacity or pool.spec.slots
-        link = self._link = SlotLink(asked.pool, node, bridge.config.server.node_outbox, slots, serving, bridge.wheel)
+        outbox, over = bridge.config.server.node_outbox, partial(pool.store.over, node)
+        link = self._link = SlotLink(asked.pool, node, outbox, slots, serving, bridge.wheel, over)
         bridge.links[node] = link
         link.epoch, link.updates = self.epoch, asked.labels.get(messages.UPDATES) is True
         link.attach(self)

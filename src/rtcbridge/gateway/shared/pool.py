@@ -114,8 +114,11 @@ class SharedPool(Pool):
         self._verdicts.pop(session, None)
         lost = session in self._lost
         self._lost.discard(session)
+        waiting = self.waiting_here.get(session)
         if (self._forget(session) or lost) and session != self._heir_of:
             self.calls.add(session, partial(self.store.release, session))
+            if waiting is not None and waiting.after:  # it may not have succeeded that one yet
+                self.calls.add(session, partial(self.store.release, waiting.after))
 
     def succeed(self, session: str) -> None:
         """Let the next session that joins at the front have what this one has, which was lost with its node."""
@@ -148,16 +151,16 @@ class SharedPool(Pool):
 
     # --- from one replica to another ---
 
-    def part_with(self, session: str, *, served: bool) -> Carried:
-        """Let another replica have a session's slot or place. `served`: it is with its node."""
+    def part_with(self, session: str, *, served: bool) -> Carried | None:
+        """Let another replica have a session's slot or place, if it has one. `served`: it is with its node."""
         self._verdicts.pop(session, None)
         grant, waiting = self.grants.pop(session, None), self.waiting_here.pop(session, None)
-        carried = Carried(grant=grant if served else None, live=session in self._live)
+        carried = None
         if grant is not None:
             self._off_node(session, grant.node)
+            carried = Carried(grant=grant if served else None, live=session in self._live)
         elif waiting is not None:
-            how = {"patient": waiting.patient, "front": waiting.front, "exclude": waiting.exclude}
-            carried = Carried(**how)  # type: ignore[arg-type]
+            carried = Carried(patient=waiting.patient, front=waiting.front, exclude=waiting.exclude)
         self._forget_rest(session)
         return carried
 
@@ -236,8 +239,9 @@ class SharedPool(Pool):
         try:
             standing = await call()
         except KeyError:
-            self._waits(session, front=True)
-            await self._reserve(session)
+            if session in self.grants or session in self.waiting_here:
+                self._waits(session, front=True)
+                await self._reserve(session)
         else:
             self._stands(session, standing)
 
@@ -248,7 +252,8 @@ class SharedPool(Pool):
             await self.store.suspend(session)
         except KeyError:
             return
-        self._waits(session)
+        if session in self.grants or session in self.waiting_here:
+            self._waits(session)
 
     def _waits(self, session: str, front: bool = False) -> Waiting:
         """Note that a session has a place in line, and no slot."""
@@ -280,6 +285,8 @@ class SharedPool(Pool):
 
     def _granted(self, session: str, grant: Grant) -> None:
         self.waiting_here.pop(session, None)
+        if (old := self.grants.get(session)) is not None and old.node != grant.node:
+            self._off_node(session, old.node)
         self.grants[session] = grant
         self._estimator.held.setdefault(session, self._clock())
         self.on_node.setdefault(grant.node, set()).add(session)
@@ -289,6 +296,8 @@ class SharedPool(Pool):
         if (waiting := self.waiting_here.get(session)) is None or not place.place:
             return
         waiting.place = place.place
+        if place.supply < 0:
+            return  # nobody knows yet what that means
         status = Status.PENDING if place.place <= place.supply and not place.barred else Status.FULL
         if status is waiting.status:
             return
@@ -296,7 +305,7 @@ class SharedPool(Pool):
         if status is Status.PENDING:
             self._verdicts[session] = Pending()
         else:
-            if not waiting.patient and self._forget(session) and before is not None:
+            if not waiting.patient and self._forget(session):
                 self.calls.add(session, partial(self.store.release, session))
             failed = before is Status.PENDING and place.cause
             self._verdicts[session] = Failed(Error[place.cause]) if failed else Full()

@@ -23,6 +23,7 @@ from rtcbridge.ports_engine import EngineError, NodeView, PoolView
 log = structlog.get_logger(__name__)
 
 _ROUND = 0.5  # seconds between rounds that nothing has asked for
+_SHARE, _LONGEST = 2.0, 1.0  # of the time of a round, the pause behind it, and the longest that counts, in seconds
 _PACE = 0.02  # seconds between two rounds at least: each reads the whole pool
 
 
@@ -47,6 +48,7 @@ class SharedReconciler(Reconciler):
         self._shared = bridge
         self._sockets: dict[str, tuple[str, int]] = {}  # by node: the replica with its socket, and the epoch of that
         self._drained: dict[str, int] = {}  # the epoch under which a node was told to drain
+        self._took = 0.0  # seconds
         self._supply: dict[str, tuple[int, str]] = {}
         self._woken: dict[str, int] = dict.fromkeys(bridge.pools, 0)
         bridge.judge = self.judge
@@ -91,6 +93,8 @@ class SharedReconciler(Reconciler):
         pool = self._shared.pools.get(ask.pool)
         if pool is None or not self._acts(pool):
             return None
+        if (known := self._shared.nodes.get(ask.node)) is not None and known[0] is not pool:
+            return Verdict(ask.number, accepted=False)
         node, now = pool.nodes.get(ask.node), self._bridge.clock()
         if (node is None and ask.managed) or (node is not None and node.managed is not ask.managed):
             return Verdict(ask.number, accepted=False)
@@ -111,23 +115,26 @@ class SharedReconciler(Reconciler):
 
     # --- rounds ---
 
-    async def _round(self, pool: Pool) -> None:
+    async def _round(self, pool: Pool, now: float | None = None) -> None:
         assert isinstance(pool, SharedPool)
         name = pool.spec.name
-        await asyncio.sleep(_PACE)
+        await asyncio.sleep(max(_PACE, _SHARE * self._took))  # a large pool is not read all the time
         self._wakes[name].clear()
         woken = self._woken[name]
+        now = began = self._bridge.clock()
         try:
             if not await self._lead(pool):
                 return
             view = await pool.store.look()
-            if view.recovering:
-                return  # not all have said again what they have
-            self._sync(pool, view)
-            await super()._round(pool)
+            if view.recovering:  # not all have said again what they have
+                await self._publish(pool, "")
+                return
+            self._sync(pool, view, now)
+            await super()._round(pool, now)  # by one time: if this replica is frozen in between, nobody is silent
             await self._apply(pool, view)
         except EngineError as error:
             log.warning("the pool waits for the engine", pool=name, error=str(error))
+        self._took = min(_LONGEST, self._bridge.clock() - began)
         if self._woken[name] != woken:
             self._wakes[name].set()
 
@@ -164,9 +171,8 @@ class SharedReconciler(Reconciler):
         self._dirty[pool.spec.name].clear()
         pool.empty()
 
-    def _sync(self, pool: SharedPool, view: PoolView) -> None:
+    def _sync(self, pool: SharedPool, view: PoolView, now: float) -> None:
         """Take in what the engine knows of nodes and sessions."""
-        now = self._bridge.clock()
         for id, there in view.nodes.items():
             self._sockets[id] = there.replica, there.epoch
             node = pool.nodes.get(id)

@@ -22,16 +22,25 @@ class Route:
         node: The node's id.
         bus: Takes messages to other replicas.
         here: Says whether a node's socket is at this replica.
-        max_held: Bytes that are held at most; above it `overflown` is set, and the session is to be given up.
+        max_held: Bytes that are held at most.
+        unreachable: Called when there is no room for a message: the session is to be given up, and no more is sent.
     """
 
     __slots__ = (
         "_back", "_bus", "_direction", "_held", "_here", "_size", "epoch", "max_held", "node", "overflown", "replica",
-        "session",
+        "session", "unreachable",
     )  # fmt: skip
 
-    def __init__(self, session: str, node: str, bus: Bus, here: "Callable[[str], Link | None]", max_held: int) -> None:
-        self.session, self.node, self.max_held = session, node, max_held
+    def __init__(
+        self,
+        session: str,
+        node: str,
+        bus: Bus,
+        here: "Callable[[str], Link | None]",
+        max_held: int,
+        unreachable: Callable[[], object],
+    ) -> None:
+        self.session, self.node, self.max_held, self.unreachable = session, node, max_held, unreachable
         self.replica, self.epoch = "", 0
         self.overflown = False
         self._bus, self._here = bus, here
@@ -59,8 +68,8 @@ class Route:
 
     def _pass(self, data: bytes) -> None:
         if self.replica != self._bus.address:
-            sent = self._bus.send(self.replica, self.session, self._direction, data, term=self.epoch)
-            self.overflown = self.overflown or not sent
+            if not self._bus.send(self.replica, self.session, self._direction, data, term=self.epoch):
+                self._overflow()
         elif (link := self._here(self.node)) is not None:
             link.send(data)
         else:
@@ -68,9 +77,16 @@ class Route:
 
     def _hold(self, where: list[bytes], data: bytes) -> None:
         self._size += len(data)
-        self.overflown = self.overflown or self._size > self.max_held
-        if not self.overflown:
+        if self._size > self.max_held:
+            self._overflow()
+        elif not self.overflown:
             where.append(data)
+
+    def _overflow(self) -> None:
+        if not self.overflown:
+            self.overflown = True
+            self._back, self._held = [], []
+            self.unreachable()
 
     def take_held(self) -> list[bytes]:
         """Return what is held, in order, for another route to send: the node is nowhere."""

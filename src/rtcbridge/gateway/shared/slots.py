@@ -1,6 +1,6 @@
 """A node's socket at this replica, which is never sent more sessions than the node has slots."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rtcbridge.core.messages import SESSION_ID_LENGTH
 from rtcbridge.gateway.links import Link
@@ -27,22 +27,30 @@ class SlotLink(Link):
         slots: How many sessions the node serves at once.
         serving: Those that it serves now.
         wheel: For the patience.
+        over: Called with a session that the node does not serve any more.
 
     Attributes:
         serving: The sessions that the node serves, as far as it and this replica know.
     """
 
-    __slots__ = ("_late", "_slots", "_wheel", "pool", "serving")
+    __slots__ = ("_late", "_over", "_slots", "_wheel", "pool", "serving")
 
     def __init__(
-        self, pool: str, node: str, max_held: int, slots: int, serving: Iterable[str], wheel: TimerWheel
+        self,
+        pool: str,
+        node: str,
+        max_held: int,
+        slots: int,
+        serving: Iterable[str],
+        wheel: TimerWheel,
+        over: Callable[[str], object],
     ) -> None:
         super().__init__(node, max_held)
         self.pool = pool
         self.serving = set(serving)
         self._slots = slots
         self._late: dict[str, list[bytes]] = {}  # what is to be sent of sessions that wait for a slot
-        self._wheel = wheel
+        self._wheel, self._over = wheel, over
 
     def send(self, *parts: bytes) -> None:
         """See `Link`."""
@@ -66,6 +74,7 @@ class SlotLink(Link):
     def ended(self, session: str) -> None:
         """The node does not serve a session any more."""
         self.serving.discard(session)
+        self._over(session)
         while self._late and len(self.serving) < self._slots:
             self._let_through(next(iter(self._late)))
 

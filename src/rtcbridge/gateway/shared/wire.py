@@ -12,6 +12,13 @@ from rtcbridge.gateway.shared.pool import Carried
 from rtcbridge.gateway.views import SessionView
 
 
+class Guest(Struct):
+    """A session of another replica, on a node whose socket is here. `owner` is "" while nobody has spoken for it."""
+
+    owner: str
+    node: str
+
+
 class Look(Struct, frozen=True, tag=True):
     """To the leader of a pool: something has changed that its plan should know.
 
@@ -123,6 +130,13 @@ class Owned(Struct, frozen=True, tag=True):
     node: str
 
 
+class NotMine(Struct, frozen=True, tag=True):
+    """The answer to `MediaIsUp` about a session that has ended: its end did not reach the node."""
+
+    session: str
+    node: str
+
+
 class Forward(Struct, frozen=True, tag=True):
     """A message of a session that has been handed over meanwhile, as it came."""
 
@@ -170,8 +184,9 @@ class Done(Struct, frozen=True, tag=True):
 
 
 AtDesk: TypeAlias = TellSessions | SessionsHere | Act | EndSession | Done
-OfVisit: TypeAlias = Claim | Unknown | Handed | Taken | Owned
-Control: TypeAlias = AtDesk | OfVisit | Forward | NoUpdates | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
+OfVisit: TypeAlias = Claim | Unknown | Handed | Taken
+OfSession: TypeAlias = NoUpdates | Forward | Owned | NotMine
+Control: TypeAlias = AtDesk | OfVisit | OfSession | Look | Ask | Verdict | DrainNode | CutNode | MediaIsUp
 
 encode_control = msgspec.msgpack.Encoder().encode
 decode_control = msgspec.msgpack.Decoder(Control).decode
