@@ -37,7 +37,8 @@ class Place(Struct, frozen=True):
     """A place in line: 1 is the next to be served; 0 while it is suspended.
 
     `supply` is how many slots are on their way or could be, and `cause` why there are no more, by the last word of the
-    replica that leads the pool; -1 while nobody can know, behind a loss of the engine's data. `barred`: its project holds as many slots as it may, so that it is passed over.
+    replica that leads the pool; -1 while nobody can know, behind a loss of the engine's data. `barred`: its project
+    holds as many slots as it may, so that it is passed over.
     """
 
     place: int
