@@ -242,9 +242,11 @@ local function serve_unless_recovering(caller)
 end
 
 local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
--- How many slots are on their way; -1 while nobody can know that, behind a loss of the data.
+-- How many slots are on their way; -1 while none is given away, behind a loss of the data: what a place means is not
+-- known before that.
 local function supply()
-  return call('HGET', META, 'supply') or (call('HEXISTS', META, 'recover') == 1 and '-1' or '0')
+  if call('HEXISTS', META, 'recover') == 1 then return '-1' end
+  return call('HGET', META, 'supply') or '0'
 end
 local function cause() return call('HGET', META, 'cause') or '' end
 
