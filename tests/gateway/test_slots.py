@@ -26,7 +26,7 @@ class Wire:
 
 def make(slots: int, *serving: str) -> tuple[SlotLink, Wire]:
     wheel = TimerWheel(asyncio.get_running_loop())
-    link, wire = SlotLink("pool", "node", 1 << 20, slots, serving, wheel), Wire()
+    link, wire = SlotLink("pool", "node", 1 << 20, slots, serving, wheel, lambda session: None), Wire()
     link.socket = wire  # type: ignore[assignment]
     return link, wire
 
