@@ -10,13 +10,13 @@ TLS ?= 0
 
 BIN := .venv/bin
 FAST := -n 2 --dist loadfile -m "not browser and not slow"
-SLOW := -n 2 --dist loadfile -m "slow and not browser"
+SLOW := -n 2 --dist loadfile -m "slow and not browser and not cluster"
 CHECKED := src tests benchmarks tools examples console
 
 # Of `make prove`: examples of the life machine, and steps in each.
 PROVE ?= 3000,60
 
-.PHONY: help demo test test-fast prove chaos check format page docs simulate bench bench-relay bench-media bench-bridges clean
+.PHONY: help demo test test-fast test-cluster prove chaos check format page docs simulate bench bench-relay bench-media bench-bridges clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ test: ## set up what the tests need, check the code, and run all tests
 test-fast: ## the tests that need neither a browser nor servers
 	@tools/setup.sh dev
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
+
+test-cluster: ## the wire's transcripts and every fault with several bridges (minutes, and not steady yet)
+	@tools/setup.sh dev
+	@tools/postgres.sh
+	@tools/haproxy.sh
+	@$(BIN)/python -m pytest -m cluster $(ARGS)
 
 prove: ## search and try much longer what docs/proof.md says (half an hour or more)
 	@tools/setup.sh dev

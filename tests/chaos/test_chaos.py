@@ -19,6 +19,7 @@ from wire.replicas import haproxy
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.skipif(not (programs() and program() and haproxy()), reason="needs PostgreSQL, Valkey and HAProxy"),
 ]
 

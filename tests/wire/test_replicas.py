@@ -17,6 +17,7 @@ LIMITS = load_limits()
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.cluster,
     pytest.mark.skipif(not (programs() and program() and haproxy()), reason="needs PostgreSQL, Valkey and HAProxy"),
 ]
 
