@@ -48,7 +48,7 @@ class SharedReconciler(Reconciler):
         self._shared = bridge
         self._sockets: dict[str, tuple[str, int]] = {}  # by node: the replica with its socket, and the epoch of that
         self._drained: dict[str, int] = {}  # the epoch under which a node was told to drain
-        self._took = 0.0  # seconds
+        self._took: dict[str, float] = {}  # seconds of the last round, by pool
         self._supply: dict[str, tuple[int, str]] = {}
         self._woken: dict[str, int] = dict.fromkeys(bridge.pools, 0)
         bridge.judge = self.judge
@@ -118,10 +118,10 @@ class SharedReconciler(Reconciler):
     async def _round(self, pool: Pool, now: float | None = None) -> None:
         assert isinstance(pool, SharedPool)
         name = pool.spec.name
-        await asyncio.sleep(max(_PACE, _SHARE * self._took))  # a large pool is not read all the time
+        await asyncio.sleep(max(_PACE, _SHARE * self._took.get(name, 0.0)))  # a large pool is not read all the time
         self._wakes[name].clear()
         woken = self._woken[name]
-        now = began = self._bridge.clock()
+        now = self._bridge.clock()
         try:
             if not await self._lead(pool):
                 return
@@ -134,7 +134,7 @@ class SharedReconciler(Reconciler):
             await self._apply(pool, view)
         except EngineError as error:
             log.warning("the pool waits for the engine", pool=name, error=str(error))
-        self._took = min(_LONGEST, self._bridge.clock() - began)
+        self._took[name] = min(_LONGEST, self._bridge.clock() - now)
         if self._woken[name] != woken:
             self._wakes[name].set()
 
