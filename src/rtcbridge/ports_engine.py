@@ -339,6 +339,16 @@ class Bus(Protocol):
 
     address: str
 
+    @property
+    def sent(self) -> int:
+        """How many messages were sent, ever."""
+        ...
+
+    @property
+    def unacknowledged(self) -> int:
+        """How many of them the receivers may not have yet; what waited for a dead one does not count."""
+        ...
+
     def send(self, to: str, session: str, direction: str, data: bytes, *, term: int = 0) -> bool:
         """Send; false if what waits for that replica is over its limit, and then nothing is sent any more.
 

@@ -1,7 +1,7 @@
 """What Prometheus reads at `server.metrics`, by Prometheus' own parsers."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,29 +12,44 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from docs.pages import ROOT
 from gateway.bridges import Running, running
+from gateway.shared.replicas import replicas
 from rtcbridge.config import Nodes
 from rtcbridge.config import Server as ServerConfig
+from rtcbridge.gateway.server import Server
 
 Figures = dict[str, float]
 PAGE = ROOT / "docs" / "metrics.md"
 ON = ServerConfig(port=0, metrics="127.0.0.1:0")
 
 
-async def ask(bridge: Running, accept: str = "") -> httpx.Response:
-    assert bridge.server.metrics is not None
-    url = f"http://127.0.0.1:{bridge.server.metrics.port}/metrics"
+async def ask(server: Server, accept: str = "") -> httpx.Response:
+    assert server.metrics is not None
+    url = f"http://127.0.0.1:{server.metrics.port}/metrics"
     async with httpx.AsyncClient(trust_env=False, headers={"accept": accept}) as client:
         return await client.get(url)
 
 
 async def figures(bridge: Running) -> Figures:
     """Every sample, by its name with the labels behind it."""
-    text = (await ask(bridge)).text
+    text = (await ask(bridge.server)).text
     return {
         f"{sample.name} {' '.join(sample.labels.values())}".rstrip(): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+async def told(server: Server) -> set[tuple[str, tuple[str, ...]]]:
+    """The names of the bridge's own figures, with their labels."""
+    families = text_string_to_metric_families((await ask(server)).text)
+    samples = [sample for family in families for sample in family.samples]
+    return {(sample.name, tuple(sample.labels)) for sample in samples if not sample.name.startswith("process_")}
+
+
+def documented(texts: Iterable[str]) -> list[set[tuple[str, tuple[str, ...]]]]:
+    """The same of each table."""
+    tables = [re.findall(r"^\| `(rtcbridge_\w+)` \| ([\w, ]*?) ?\|", text, re.MULTILINE) for text in texts]
+    return [{(name, tuple(each for each in labels.split(", ") if each)) for name, labels in rows} for rows in tables]
 
 
 @asynccontextmanager
@@ -70,14 +85,13 @@ async def test_sessions_slots_and_the_line_are_told(tmp_path: Path) -> None:
 
 
 async def test_the_page_has_every_name_with_its_labels(tmp_path: Path) -> None:
-    rows = re.findall(r"^\| `(rtcbridge_\w+)` \| ([\w, ]*?) ?\|", PAGE.read_text(), re.MULTILINE)
-    documented = {(name, tuple(label for label in labels.split(", ") if label)) for name, labels in rows}
+    alone, shared = documented(PAGE.read_text().partition("Only where several bridges share pools:")[::2])
     async with measured(tmp_path) as bridge, bridge.node(), bridge.client() as client:
         assert await client.start_session() == "answer to an offer"
-        text = (await ask(bridge)).text
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    told = {(sample.name, tuple(sample.labels)) for sample in samples if not sample.name.startswith("process_")}
-    assert told == documented
+        assert await told(bridge.server) == alone
+    (tmp_path / "shared").mkdir()
+    async with replicas(tmp_path / "shared", 1, server=ON) as those:
+        assert shared <= await told(those.all[0].server) <= alone | shared
 
 
 async def test_a_bridge_that_is_not_ready_says_so(tmp_path: Path) -> None:
@@ -88,9 +102,9 @@ async def test_a_bridge_that_is_not_ready_says_so(tmp_path: Path) -> None:
 
 async def test_both_formats_are_valid(tmp_path: Path) -> None:
     async with measured(tmp_path) as bridge:
-        plain = await ask(bridge)
+        plain = await ask(bridge.server)
         assert plain.headers["content-type"].startswith("text/plain; version=")
-        wanted = await ask(bridge, "application/openmetrics-text; version=1.0.0")
+        wanted = await ask(bridge.server, "application/openmetrics-text; version=1.0.0")
         assert wanted.headers["content-type"].startswith("application/openmetrics-text")
         names = {family.name for family in parse_openmetrics(wanted.text)}
         assert {"rtcbridge", "rtcbridge_sessions_started"} <= names

@@ -28,7 +28,7 @@ class Program:
 
     def __init__(self, config: Path, log: list[str], **settings: str) -> None:
         self.config, self.log, self.settings = config, log, settings
-        self.port = 0
+        self.port = self.metrics = 0
         self.process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -56,7 +56,7 @@ class Program:
             with contextlib.suppress(ValueError):
                 event = json.loads(text)
                 if event.get("event") == "listening":
-                    self.port = event["port"]
+                    self.port, self.metrics = event["port"], event.get("metrics", 0)
                     listening.set()
         listening.set()
 
@@ -92,6 +92,9 @@ class Bridge:
         self.log: list[str] = []
         self._program = Program(self.config, self.log)
         self._commands: set[asyncio.StreamWriter] = set()
+
+    async def quiet(self, pool: str) -> None:
+        """Wait until what was sent and closed has had its consequences: with one bridge, it has at once."""
 
     def make_keys(self) -> None:
         """Make the keys of all vectors, straight in the store: a process for each would take a second."""
@@ -210,6 +213,7 @@ class Live:
 
     async def send(self, actor: str, frames: list[Frame]) -> None:
         await self.wires[actor].send(frames)
+        await self.bridge.quiet(self.pool)
         self._done()
 
     async def close(self, actor: str, code: int | None) -> None:
@@ -227,10 +231,12 @@ class Live:
         for _ in range(2):
             await probe.settled()
         await probe.finish()
+        await self.bridge.quiet(self.pool)
         self._done()
 
     async def _settled(self) -> None:
         """Wait until everything that the bridge had to say to our actors has come."""
+        await self.bridge.quiet(self.pool)
         for _ in range(2):
             for wire in self.wires.values():
                 await wire.settled()

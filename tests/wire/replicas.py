@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine.valkey import Server
 from wire.live import Bridge, Program
+from wire.quiet import Quiet
 from wire.sockets import PATIENCE
 from wire.vectors import Limits, Vector
 
@@ -50,8 +51,9 @@ class Replicas(Bridge):
     ) -> None:
         super().__init__(folder, vectors, limits, store)
         self._engine = engine
-        settings = {"RTCBRIDGE_ENGINE__URL": engine.url}
+        settings = {"RTCBRIDGE_ENGINE__URL": engine.url, "RTCBRIDGE_SERVER__METRICS": "127.0.0.1:0"}
         self._replicas = [Program(self.config, self.log, **settings) for _ in range(count)]
+        self._quiet = Quiet(self._replicas, engine.url)
         self._proxy: asyncio.subprocess.Process | None = None
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
@@ -63,6 +65,10 @@ class Replicas(Bridge):
             await replica.start()
         await self._start_proxy()
         self.url = f"ws://127.0.0.1:{self._port}"
+
+    async def quiet(self, pool: str) -> None:
+        """See `Bridge`; here a consequence may have to come from one bridge to another."""
+        await self._quiet.wait(pool)
 
     async def _start_proxy(self) -> None:
         program = haproxy()
@@ -88,3 +94,4 @@ class Replicas(Bridge):
             self._proxy.kill()
             await self._proxy.wait()
         await asyncio.gather(*(replica.kill() for replica in self._replicas))
+        await self._quiet.close()

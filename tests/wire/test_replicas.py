@@ -53,7 +53,8 @@ async def test_replicas(limits: str, count: int, postgres: PostgresServer, valke
     assert not await play_all(vectors, limits, count, postgres.new_database(), valkey)
 
 
-async def test_replicas_that_are_all_killed_and_started_again(postgres: PostgresServer, valkey: Server) -> None:
-    for vector in VECTORS:
-        if "restart" in vector.needs:
-            assert not await play_all([vector], vector.limits, 2, postgres.new_database(), valkey)
+@pytest.mark.parametrize("vector", [each for each in VECTORS if "restart" in each.needs], ids=lambda each: each.id)
+async def test_replicas_that_are_all_killed_and_started_again(
+    vector: Vector, postgres: PostgresServer, valkey: Server
+) -> None:
+    assert not await play_all([vector], vector.limits, 2, postgres.new_database(), valkey)

@@ -33,12 +33,14 @@ class Metrics:
         address: Where to listen: "host:port".
         bridge: What is told.
         ready: Whether the bridge takes clients.
+        more: Gather further figures.
     """
 
-    def __init__(self, address: str, bridge: Bridge, ready: Callable[[], bool]) -> None:
+    def __init__(self, address: str, bridge: Bridge, ready: Callable[[], bool], *more: Collector) -> None:
         self._address = address
         self._registry = CollectorRegistry()
-        self._registry.register(_Figures(bridge, ready))
+        for figures in (_Figures(bridge, ready), *more):
+            self._registry.register(figures)
         ProcessCollector(registry=self._registry)
         app = Starlette(routes=[Route("/metrics", self._answer)])
         self._listener = Listener({}, app, max_connections=_MAX_CONNECTIONS)

@@ -20,6 +20,7 @@ from rtcbridge.gateway.nodes import NodeSocket
 from rtcbridge.gateway.reconciler import Reconciler
 from rtcbridge.gateway.shared.bridge import SharedBridge
 from rtcbridge.gateway.shared.desk import Desk
+from rtcbridge.gateway.shared.figures import SharedFigures
 from rtcbridge.gateway.shared.leaving import hand_over_nodes, send_away
 from rtcbridge.gateway.shared.moves import Moves
 from rtcbridge.gateway.shared.nodes import SharedNodeSocket
@@ -89,8 +90,9 @@ class Server:
         )
         self._reconciler: Reconciler | None = None
         self._windows = Windows(self.bridge)
+        more = [SharedFigures(self.bridge)] if isinstance(self.bridge, SharedBridge) else []
         metrics = config.server.metrics
-        self.metrics = Metrics(metrics, self.bridge, lambda: self._ready) if metrics else None
+        self.metrics = Metrics(metrics, self.bridge, lambda: self._ready, *more) if metrics else None
 
     async def start(self) -> None:
         """Listen, take up what an earlier life left, and begin to work.
@@ -124,7 +126,8 @@ class Server:
             self.bridge.do(self._admin.overrides.follow())
             await self.bridge.leaders.all(list(self.bridge.pools))
         self._ready = True
-        log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None)
+        metrics = {} if self.metrics is None else {"metrics": self.metrics.port}
+        log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None, **metrics)
 
     def reload_tls(self) -> None:
         """Read the certificate and key files again; a pair that is not usable is logged, and the old one stays."""

@@ -46,6 +46,11 @@ class Outgoing:
         self.size = 0  # bytes of both
         self._last = self._gone = 0
 
+    @property
+    def waiting(self) -> int:
+        """How many messages are collected or not acknowledged."""
+        return len(self.packets) + sum(len(packets) for _, packets, _ in self.unseen)
+
     def add(self, packet: Packet) -> bool:
         """Take a message in; false if the limit is reached."""
         if self.size > LIMIT:

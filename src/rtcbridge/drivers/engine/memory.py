@@ -288,6 +288,7 @@ class MemoryBus:
 
     def __init__(self, hub: MemoryHub, address: str) -> None:
         self.address = address
+        self.sent = self.unacknowledged = 0
         self._hub = hub
         self._numbers: dict[tuple[str, str], tuple[int, int]] = {}
 
@@ -297,10 +298,13 @@ class MemoryBus:
         number = number + 1 if term == before else 1
         self._numbers[session, direction] = (term, number)
         packet = Packet(session, direction, term, number, data)
+        self.sent += 1
+        self.unacknowledged += 1
         asyncio.get_running_loop().call_soon(self._deliver, to, packet)
         return True
 
     def _deliver(self, to: str, packet: Packet) -> None:
+        self.unacknowledged -= 1
         if (engine := self._hub.engines.get(to)) is not None:
             engine.received(self.address, packet)
 

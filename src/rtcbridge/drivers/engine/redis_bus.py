@@ -30,6 +30,7 @@ class RedisBus:
 
     def __init__(self, address: str, pipe: Pipe, received: Callable[[str, Packet], None]) -> None:
         self.address = address
+        self.sent = 0
         self._pipe = pipe
         self._out: dict[str, Outgoing] = {}
         self._incoming = Incoming(received)
@@ -44,6 +45,11 @@ class RedisBus:
         self._missing: dict[str, float] = {}  # replicas without an inbox, and since when
         self._asked: dict[str, tuple[int, float]] = {}  # by sender: behind which batch all was asked for, and when
 
+    @property
+    def unacknowledged(self) -> int:
+        """See `Bus`."""
+        return sum(out.waiting for out in self._out.values())
+
     # --- sending ---
 
     def send(self, to: str, session: str, direction: str, data: bytes, *, term: int = 0) -> bool:
@@ -56,6 +62,7 @@ class RedisBus:
             out = self._out[to] = Outgoing()
         if not out.add(packet):
             return False
+        self.sent += 1
         self._numbers[key] = (term, packet.number)
         self._directions.setdefault(session, set()).add(direction)
         if not self._dirty:

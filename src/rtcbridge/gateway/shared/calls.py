@@ -16,14 +16,21 @@ _PAUSE = 1.0  # seconds before a call is repeated that the engine could not make
 
 
 class Calls:
-    """Makes calls until each is done, however long the engine is away. Another session's calls do not wait."""
+    """Makes calls until each is done, however long the engine is away. Another session's calls do not wait.
+
+    Attributes:
+        added: how many were asked for, ever.
+        done: how many of them are done, or were given up.
+    """
 
     def __init__(self) -> None:
+        self.added = self.done = 0
         self._queues: dict[str, deque[Call]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, session: str, call: Call) -> None:
         """Make a call when those before it, of the same session, are done."""
+        self.added += 1
         if (queue := self._queues.get(session)) is not None:
             queue.append(call)
             return
@@ -36,6 +43,7 @@ class Calls:
         queue = self._queues[session]
         while True:
             await self._make(session, call)
+            self.done += 1
             if not queue:
                 del self._queues[session]
                 return
