@@ -14,6 +14,7 @@ from statistics import median
 
 from chaos.checks import Books, be_quiet, books, check_nothing_is_wrong, fill, until_served
 from chaos.faults import FAULTS, Fault, at_once, start_replicas
+from chaos.network import can_be_made
 from chaos.oracle import Of
 from chaos.parts import faketime
 from chaos.rolling import SIZE, report, restart_all
@@ -137,7 +138,12 @@ def harm(bin: Path, reservations: int, seed: int) -> None:
     skew = SKEW if faketime() else ()
     if not skew:
         print("chaos: without libfaketime (apt-get install faketime) all clocks are right", file=sys.stderr)
-    size = Size(clients=200, node_processes=3, nodes=12, life=(0.01, 0.15), thinking=0.02, skew=skew, seed=seed)
+    if not can_be_made():
+        print("chaos: without root, ways that are paused are proxies that stand still", file=sys.stderr)
+    size = Size(
+        clients=200, node_processes=3, nodes=12, life=(0.01, 0.15), thinking=0.02, skew=skew, seed=seed,
+        networks=can_be_made(),
+    )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="rtcbridge-chaos-"))
     print(f"logs are in {folder}", file=sys.stderr)
     with postgres_server(bin) as postgres, running(World(folder, postgres, size)) as world:

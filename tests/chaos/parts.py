@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from chaos.network import Cable, Network
 from wire.replicas import haproxy
 
 PATIENCE = 60.0  # seconds until something that has to come counts as never coming
@@ -25,8 +26,8 @@ defaults
     timeout client 1h
     timeout server 1h
 listen link
-    bind 127.0.0.1:{port}
-    server there 127.0.0.1:{upstream}
+    bind {host}:{port}
+    server there {upstream}
 """
 
 
@@ -91,20 +92,38 @@ class Program:
 
 
 class Link(Program):
-    """A way to a port. Frozen, it is a network that stands still: connections stay, and new ones seem to be made."""
+    """A way to a port. Frozen, it is a network that stands still.
 
-    def __init__(self, name: str, upstream: int, folder: Path) -> None:
+    Args:
+        name: of the way.
+        upstream: where it leads, "host:port".
+        folder: for its files.
+        cable: what is pulled to freeze it; without one, connections stay, and new ones seem to be made.
+        host: where it begins.
+    """
+
+    def __init__(
+        self, name: str, upstream: str, folder: Path, cable: Cable | None = None, host: str = "127.0.0.1"
+    ) -> None:
         program = haproxy()
         assert program is not None
-        self.port = free_port()
+        self.host, self.port, self._cable = host, free_port(), cable
         config = folder / f"{name}.cfg"
-        config.write_text(_LINK.format(port=self.port, upstream=upstream))
+        config.write_text(_LINK.format(host=host, port=self.port, upstream=upstream))
         super().__init__(name, [program, "-db", "-f", str(config)], folder / "links.log")
 
     def start(self) -> None:
         """See `Program`; it listens when this returns."""
         super().start()
-        wait_for(lambda: listens(self.port), f"the way {self.name}")
+        wait_for(lambda: listens(self.port, self.host), f"the way {self.name}")
+
+    def freeze(self) -> None:
+        """See `Program`."""
+        super().freeze() if self._cable is None else self._cable.pull()
+
+    def thaw(self) -> None:
+        """See `Program`."""
+        super().thaw() if self._cable is None else self._cable.plug()
 
     def cut(self) -> None:
         """Reset all connections."""
@@ -112,31 +131,51 @@ class Link(Program):
         self.start()
 
 
-def listens(port: int) -> bool:
+def listens(port: int, host: str = "127.0.0.1") -> bool:
     """Say whether connections to a port are taken."""
     with contextlib.suppress(OSError):
-        socket.create_connection(("127.0.0.1", port), 1.0).close()
+        socket.create_connection((host, port), 1.0).close()
         return True
     return False
 
 
 class Replica(Program):
-    """`rtcbridge serve`."""
+    """`rtcbridge serve`.
 
-    def __init__(self, name: str, port: int, config: Path, log: Path, skew: str = "") -> None:
+    Args:
+        name: of the replica.
+        port: that it listens on.
+        config: its configuration.
+        log: where its output goes.
+        skew: by how much its clock is wrong, as libfaketime reads it.
+        network: where it runs, if that is not here.
+        host: where it is reached.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        port: int,
+        config: Path,
+        log: Path,
+        skew: str = "",
+        network: Network | None = None,
+        host: str = "127.0.0.1",
+    ) -> None:
         environment = {}
         if skew:
             library = faketime()
             assert library is not None
             environment = {"LD_PRELOAD": library, "FAKETIME": skew, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
-        self.port = port
-        command = [sys.executable, "-m", "rtcbridge", "serve", "--config", str(config)]
+        self.host, self.port = host, port
+        into = [] if network is None else network.command()
+        command = [*into, sys.executable, "-m", "rtcbridge", "serve", "--config", str(config)]
         super().__init__(name, command, log, **environment)
 
     @property
     def is_ready(self) -> bool:
         """What /readyz says."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0) as asked:
+        with contextlib.suppress(OSError), socket.create_connection((self.host, self.port), 1.0) as asked:
             asked.sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             return asked.recv(64).startswith(b"HTTP/1.1 200")
         return False

@@ -9,6 +9,7 @@ import pytest
 
 from chaos.checks import be_quiet, check_nothing_is_wrong, fill, until_served
 from chaos.faults import FAULTS, start_replicas
+from chaos.network import can_be_made
 from chaos.oracle import Of
 from chaos.parts import faketime, wait_for
 from chaos.rolling import FAILED, SIZE, restart_all
@@ -34,7 +35,7 @@ def postgres() -> Iterator[PostgresServer]:
 
 def test_every_fault_once(postgres: PostgresServer, tmp_path: Path) -> None:
     skew = SKEW if faketime() else ()
-    size = Size(clients=60, node_processes=3, nodes=8, thinking=0.1, skew=skew)
+    size = Size(clients=60, node_processes=3, nodes=8, thinking=0.1, skew=skew, networks=can_be_made())
     with running(World(tmp_path, postgres, size)) as world:
         world.wait_reservations(100)
         chance = random.Random(size.seed)

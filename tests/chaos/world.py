@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from chaos import clients, nodes
+from chaos.network import Cable, Network
 from chaos.oracle import Of, Oracle
 from chaos.parts import Link, Program, Replica, free_port, listens, wait_for
 from drivers.postgres_server import PostgresServer
@@ -24,6 +25,7 @@ POOL, PROJECT, FIRST_IN_LINE = "default", "CHAOS1", "PROBE1"
 
 _CONFIG = """
 [server]
+host = "{host}"
 port = {port}
 public_url = "ws://127.0.0.1:{port}"
 message_rate = 1000
@@ -100,6 +102,7 @@ class Size:
     visits: int = 6
     drain: float = 0.0
     skew: tuple[str, ...] = ()  # of the replicas, from the first on, as libfaketime reads it
+    networks: bool = False  # of the replicas' own, for ways that are paused
     balanced: bool = False
     seed: int = 1
 
@@ -126,6 +129,7 @@ class World:
         self.from_nodes: list[Link] = []
         self.from_clients: list[Link] = []
         self.replicas: list[Replica] = []
+        self.networks: list[Network] = []
         self.nodes: list[Program] = []
         self.clients: list[Program] = []
         self.kills: list[float] = []  # of replicas, times of day
@@ -176,34 +180,48 @@ class World:
                 program.thaw()
                 program.kill()
         self.engine.kill()
+        for network in self.networks:
+            network.remove()
 
     def _make_replica(self, number: int) -> None:
-        folder, port = self.folder, free_port()
-        self.to_engine.append(Link(f"engine-{number}", self.engine.port, folder))
-        self.to_store.append(Link(f"store-{number}", self.postgres.port, folder))
-        for link in (self.to_engine[-1], self.to_store[-1]):
-            link.start()
-        database = self.store.rpartition("/")[2]
-        config = folder / f"replica-{number}.toml"
-        config.write_text(
-            _CONFIG.format(
-                port=port, drain=self.size.drain, store=self.postgres.url(database, self.to_store[-1].port),
-                engine=f"redis://127.0.0.1:{self.to_engine[-1].port}", probe=FIRST_IN_LINE, pool=POOL,
-            )
-        )  # fmt: skip
-        skew = self.size.skew[number] if number < len(self.size.skew) else ""
-        replica = Replica(str(number), port, config, folder / f"replica-{number}.log", skew)
-        self.replicas.append(replica)
-        replica.start()
-        for where, name in ((self.from_nodes, "nodes"), (self.from_clients, "clients")):
-            where.append(Link(f"{name}-{number}", port, folder))
+        folder, port, inside = self.folder, free_port(), "127.0.0.1"
+        network, cables = None, dict[str, Cable]()
+        if self.size.networks:
+            network = Network()
+            self.networks.append(network)
+            cables = {name: network.cable() for name in ("engine", "store", "nodes", "clients", "host")}
+            inside = cables["host"].inside
+        for where, name, server in (
+            (self.to_engine, "engine", self.engine.port), (self.to_store, "store", self.postgres.port)
+        ):  # fmt: skip
+            cable = cables.get(name)
+            host = cable.outside if cable is not None else "127.0.0.1"
+            where.append(Link(f"{name}-{number}", f"127.0.0.1:{server}", folder, cable, host))
             where[-1].start()
+        config = folder / f"replica-{number}.toml"
+        config.write_text(self._config(port, "0.0.0.0" if network else inside, self.to_store[-1], self.to_engine[-1]))
+        skew = self.size.skew[number] if number < len(self.size.skew) else ""
+        log = folder / f"replica-{number}.log"
+        self.replicas.append(Replica(str(number), port, config, log, skew, network, inside))
+        self.replicas[-1].start()
+        for where, name in ((self.from_nodes, "nodes"), (self.from_clients, "clients")):
+            cable = cables.get(name)
+            host = cable.inside if cable is not None else "127.0.0.1"
+            where.append(Link(f"{name}-{number}", f"{host}:{port}", folder, cable))
+            where[-1].start()
+
+    def _config(self, port: int, host: str, to_store: Link, to_engine: Link) -> str:
+        store = self.postgres.url(self.store.rpartition("/")[2], to_store.port, to_store.host)
+        return _CONFIG.format(
+            host=host, port=port, drain=self.size.drain, store=store,
+            engine=f"redis://{to_engine.host}:{to_engine.port}", probe=FIRST_IN_LINE, pool=POOL,
+        )  # fmt: skip
 
     def _make_balancer(self) -> None:
         program = haproxy()
         assert program is not None
         config = self.folder / "balancer.cfg"
-        servers = "\n".join(f"    server {each.name} 127.0.0.1:{each.port} check" for each in self.replicas)
+        servers = "\n".join(f"    server {each.name} {each.host}:{each.port} check" for each in self.replicas)
         config.write_text(_BALANCER.format(port=self.port, socket=self.folder / "balancer.sock", servers=servers))
         self.balancer = Program("balancer", [program, "-db", "-f", str(config)], self.folder / "links.log")
         self.balancer.start()

@@ -67,9 +67,9 @@ class PostgresServer:
         with (self._data / "postgresql.conf").open("a") as settings:
             settings.writelines(f"{name} = '{value}'\n" for name, value in {**SETTINGS, "port": self.port}.items())
 
-    def url(self, database: str = "postgres", port: int = 0) -> str:
-        """The address of a database, by way of a proxy's port if there is one."""
-        return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@127.0.0.1:{port or self.port}/{database}"
+    def url(self, database: str = "postgres", port: int = 0, host: str = "127.0.0.1") -> str:
+        """The address of a database, by way of a proxy if there is one."""
+        return f"postgresql://{USER}:{quote(PASSWORD, safe='')}@{host}:{port or self.port}/{database}"
 
     @property
     def runs(self) -> bool:

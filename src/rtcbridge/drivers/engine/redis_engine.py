@@ -18,6 +18,7 @@ from rtcbridge.drivers.engine.url import EngineUrl
 from rtcbridge.ports_engine import EngineError, Packet, Wake
 
 _READ = 1_000  # entries of a stream that are taken at once
+_TRIM = 0.05  # seconds within which an inbox is trimmed: a call for each message would cost as much as the message
 _BLOCK = 500  # milliseconds that a read waits
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class RedisEngine:
         self._stores: dict[str, RedisStore] = {}
         self._positions: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
+        self._trimming: asyncio.TimerHandle | None = None
         self._woken: Callable[[str, Wake], None] = lambda pool, wake: None
         self._received: Callable[[str, Packet], None] = lambda origin, packet: None
         self._lease = lease
@@ -104,9 +106,7 @@ class RedisEngine:
                 for store in self._stores.values():
                     await store.script("leave", self.grace_ms)
                 await self.pipe.call("DEL", inbox(self.replica))
-        for store in self._stores.values():
-            store.telling.close()
-        self.bus.close()
+        self._stop()
         await self._reader.close()
         await self.pipe.close()
         await self._connector.close()
@@ -116,11 +116,16 @@ class RedisEngine:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stop()
+        await self._reader.close()
+        await self.pipe.close()
+
+    def _stop(self) -> None:
         for store in self._stores.values():
             store.telling.close()
         self.bus.close()
-        await self._reader.close()
-        await self.pipe.close()
+        if self._trimming is not None:
+            self._trimming.cancel()
 
     def woken(self, pool: str, wake: Wake) -> None:
         """Pass news on."""
@@ -209,7 +214,7 @@ class RedisEngine:
         if key not in self._streams():
             return  # of an earlier life of this replica
         store = streams[key]
-        self._positions[key] = last = entries[-1][0].decode()
+        self._positions[key] = entries[-1][0].decode()
         for _, fields in entries:
             try:
                 if store is not None:
@@ -218,7 +223,18 @@ class RedisEngine:
                     self.bus.hear(fields[1])
             except Exception:
                 logger.exception("what the engine brought could not be dealt with")
-        if self.pipe.up.is_set():
-            milliseconds, _, number = last.partition("-")
-            done = self.pipe.call("XTRIM", key, "MINID", f"{milliseconds}-{int(number) + 1}")
+        if store is not None:
+            self._trim(key)
+        elif self._trimming is None:
+            self._trimming = asyncio.get_running_loop().call_later(_TRIM, self._trim_inbox, key)
+
+    def _trim_inbox(self, key: str) -> None:
+        self._trimming = None
+        self._trim(key)
+
+    def _trim(self, key: str) -> None:
+        """Throw away what was read."""
+        if self.pipe.up.is_set() and key in self._positions:
+            milliseconds, _, number = self._positions[key].partition("-")
+            done = self.pipe.call("XTRIM", key, "MINID", f"{milliseconds}-{int(number or 0) + 1}")
             done.add_done_callback(lambda call: call.cancelled() or call.exception())
