@@ -39,14 +39,14 @@ def _program() -> str:
 
 
 @contextmanager
-def valkey(core: int | None = None) -> Iterator[int]:
-    """A server without persistence, on a core of its choice if none is given; its port."""
+def valkey(cores: set[int] | None = None) -> Iterator[int]:
+    """A server without persistence, on any core if none is given; its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with TemporaryDirectory() as folder:
         command = [_program(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
-        pin = None if core is None else lambda: os.sched_setaffinity(0, {core})
+        pin = None if cores is None else lambda: os.sched_setaffinity(0, cores)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=pin)
         try:
             until = time.monotonic() + START_S

@@ -18,9 +18,9 @@ static int hello(const struct conn *conn, char *to)
     if (conn->role == CLIENT)
         return sprintf(to, "{\"type\":\"CREDENTIAL\",\"payload\":{\"credential\":\"%s\"}}", options.credential);
     return sprintf(to,
-                   "{\"type\":\"REGISTER\",\"payload\":{\"credential\":\"%s\",\"node\":\"bench-%u\","
-                   "\"pool\":\"default\",\"capacity\":%d}}",
-                   options.node_credential, conn->index, options.capacity);
+                   "{\"type\":\"REGISTER\",\"payload\":{\"credential\":\"%s\",\"node\":\"%s-%u\","
+                   "\"pool\":\"%s\",\"capacity\":%d}}",
+                   options.node_credential, options.pool, conn->index, options.pool, options.capacity);
 }
 
 static int start(const struct conn *client, char *to)

@@ -52,7 +52,7 @@ extern const struct dialect bridge_dialect, peerjs_dialect;
 /* Set once by main, from the command line. */
 extern struct options {
     const struct dialect *dialect;
-    const char *scenario, *host, *credential, *node_credential;
+    const char *scenario, *host, *credential, *node_credential, *pool;
     int port, node_port, clients, nodes, capacity, window, size, server_pid;
     uint32_t run; /* sets the ids of this run apart */
     double rate, warmup, seconds;
