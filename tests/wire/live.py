@@ -195,6 +195,8 @@ class Live:
         self.wires: dict[str, Wire] = {}
         self._all: list[Wire] = []
         self._since = time.monotonic()  # when the last step was done
+        self._actor = ""  # who has done something of which nobody has seen a consequence yet
+        self._is_calm = True  # nothing was done since the bridges had nothing under way
 
     # --- sockets ---
 
@@ -205,38 +207,54 @@ class Live:
         return [actor for actor, wire in self.wires.items() if not wire.left]
 
     async def connect(self, actor: str, path: str, subprotocol: str) -> None:
+        await self._before(actor)
         wire = Wire()
         await wire.open(self.bridge.url + path, subprotocol)
         self.wires[actor] = wire
         self._all.append(wire)
-        self._done()
+        self._acts(actor)
 
     async def send(self, actor: str, frames: list[Frame]) -> None:
+        await self._before(actor)
         await self.wires[actor].send(frames)
-        await self.bridge.quiet(self.pool)
-        self._done()
+        self._acts(actor)
 
     async def close(self, actor: str, code: int | None) -> None:
+        await self._before(actor)
         await self.wires[actor].close(code)
-        await self._noticed()
+        await self._noticed(actor)
 
     async def drop(self, actor: str) -> None:
+        await self._before(actor)
         self.wires[actor].drop()
-        await self._noticed()
+        await self._noticed(actor)
 
-    async def _noticed(self) -> None:
+    async def _before(self, actor: str) -> None:
+        """What one has done has had its consequences, seen or not, before another does something."""
+        if self._actor not in ("", actor):
+            await self._calm()
+
+    async def _calm(self) -> None:
+        if not self._is_calm:
+            await self.bridge.quiet(self.pool)
+        self._actor, self._is_calm = "", True
+
+    def _acts(self, actor: str) -> None:
+        self._actor, self._is_calm = actor, False
+        self._done()
+
+    async def _noticed(self, actor: str) -> None:
         """Wait until the bridge has seen that a socket ended: two turns of its event loop later."""
         probe = Wire()
         await probe.open(f"{self.bridge.url}/client")
         for _ in range(2):
             await probe.settled()
         await probe.finish()
-        await self.bridge.quiet(self.pool)
-        self._done()
+        self._acts(actor)
 
     async def _settled(self) -> None:
         """Wait until everything that the bridge had to say to our actors has come."""
-        await self.bridge.quiet(self.pool)
+        await self._calm()
         for _ in range(2):
             for wire in self.wires.values():
                 await wire.settled()
@@ -245,6 +263,7 @@ class Live:
         got = await self.wires[actor].next(PATIENCE + (after or 0.0))
         assert got is not None, f"nothing came{''.join(self.bridge.log[-5:])}"
         when, frame = got
+        self._actor = ""  # it has been seen to have a consequence
         self._check(when, after)
         return frame
 
@@ -263,7 +282,7 @@ class Live:
 
     async def let_pass(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
-        self._done()
+        self._acts("")
 
     # --- what happens beside them ---
 
@@ -292,6 +311,7 @@ class Live:
     async def kill(self) -> None:
         await self.bridge.kill()
         self.wires.clear()
+        self._acts("")
 
     async def start(self) -> None:
         await self.bridge.start()
