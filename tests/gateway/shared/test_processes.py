@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from drivers.postgres_server import PostgresServer, postgres_server, programs
+from engine.sentinel import service
 from engine.valkey import Server, program
 from gateway.shared.replicas import candidate
 from rtcbridge.drivers.ledger import KeyStore, open_store
@@ -125,6 +126,32 @@ async def test_a_live_session_outlives_its_replica(pair: Pair) -> None:
         await is_whole(client, node, session, 1)
         await client.close()
         await node.expect("session_end", session=session)
+
+
+async def test_a_failover_of_the_engine_loses_no_session_and_no_message(
+    tmp_path: Path, postgres: PostgresServer
+) -> None:
+    with service(tmp_path) as engine:
+        pair = Pair(tmp_path, postgres.new_database(), engine.url)
+        try:
+            await pair.old.start()
+            await pair.new.start()
+            async with pair.node() as node:
+                client = pair.client(pair.old)
+                session = await live(client, node)
+                engine.master.kill()
+                await is_whole(client, node, session, 1)
+                assert engine.role(engine.second) == "master"
+                second = pair.client(pair.old)
+                await second.connect()
+                await second.send("session_start")
+                await second.expect("node_status", status="full")
+                await client.close()
+                await second.expect("node_status", status="waiting")
+                await second.close()
+        finally:
+            await pair.old.kill()
+            await pair.new.kill()
 
 
 async def test_a_replica_that_stops_hands_over_all_that_it_has(pair: Pair) -> None:
