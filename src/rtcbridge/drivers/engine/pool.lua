@@ -5,9 +5,11 @@ local P, cmd, me = KEYS[1], ARGV[1], ARGV[3]
 local META, NODES, INFO, FREE, SESSIONS = P .. 'meta', P .. 'nodes', P .. 'info', P .. 'free', P .. 'sessions'
 local EXCLUDING = P .. 'excluding'
 local LINE, WAITING, AWAY, REPLICAS, ORPHANS = P .. 'line', P .. 'waiting', P .. 'away', P .. 'replicas', P .. 'orphans'
+local JOURNAL, ENDED, MAYBE = P .. 'journal', P .. 'ended', P .. 'maybe'
 local call = redis.call
 local STEP = 4294967296 -- between two ranks of the line; within one, the order of coming
 local FRONT = -2000
+local JOURNAL_LIMIT = 200000 -- ended sessions that are kept for the ledger
 
 local function now()
   local time = call('TIME')
@@ -23,6 +25,8 @@ end
 local NODE = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
 local WAITER = NODE
 local CLAIM = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
+
+local ENTRY = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|(.*)$'
 
 local function integer(number) return string.format('%.0f', number) end
 
@@ -142,10 +146,73 @@ end
 local function score_of(rank) return rank * STEP + call('HINCRBY', META, 'last', 1) end
 local function front_score() return FRONT * STEP - call('HINCRBY', META, 'pushed', 1) end
 
+-- journal: "node|project|when it began|when it ended, or nothing|why", of sessions whose offer has gone to the node; the
+-- ended ones are in `ended`, too, by when, until the leader's audit has found them in the ledger.
+local function entry_of(session)
+  local value = call('HGET', JOURNAL, session)
+  if not value then return nil end
+  local node, project, began, ended, why = string.match(value, ENTRY)
+  return { session = session, node = node, project = project, began = began, ended = ended, why = why }
+end
+
+local function put_entry(entry)
+  local text = { entry.node, entry.project, entry.began, entry.ended, entry.why }
+  call('HSET', JOURNAL, entry.session, table.concat(text, '|'))
+end
+
+local function drop_entry(session)
+  call('HDEL', JOURNAL, session)
+  call('ZREM', ENDED, session)
+  call('ZREM', MAYBE, session)
+end
+
+-- The offer of a session goes to the node, or another has said that it did.
+local function note_begin(claim)
+  local entry = entry_of(claim.session)
+  if entry and entry.ended ~= '' then
+    call('ZREM', ENDED, claim.session)
+    call('ZREM', MAYBE, claim.session)
+  end
+  local project, began = entry and entry.project or '', entry and entry.began or integer(now())
+  if project == '' then project = claim.project end
+  put_entry({ session = claim.session, node = claim.node, project = project, began = began, ended = '', why = '' })
+end
+
+-- A session has nothing any more; the first end counts.
+local function note_end(session, why)
+  local entry = entry_of(session)
+  if not entry or entry.ended ~= '' then return end
+  entry.ended, entry.why = integer(now()), why
+  put_entry(entry)
+  call('ZADD', ENDED, entry.ended, session)
+  if call('ZCARD', ENDED) > JOURNAL_LIMIT then drop_entry(call('ZRANGE', ENDED, 0, 0)[1]) end
+end
+
+-- A reservation goes with its replica, whose last word, that the offer went out, may not have come: the node may know.
+local function note_maybe(claim, grace)
+  local entry = entry_of(claim.session)
+  if entry then return note_end(claim.session, 'bridge lost') end
+  local time = integer(now())
+  put_entry({
+    session = claim.session, node = claim.node, project = claim.project, began = time, ended = time, why = 'bridge lost',
+  })
+  call('ZADD', MAYBE, now() + grace, claim.session)
+end
+
+-- It did go out. True if there was a doubt.
+local function note_surely(session, node)
+  local entry = call('ZSCORE', MAYBE, session) and entry_of(session)
+  if not entry or (node ~= '' and entry.node ~= node) then return false end
+  call('ZREM', MAYBE, session)
+  call('ZADD', ENDED, entry.ended, session)
+  return true
+end
+
 -- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session
 -- succeed it, or releases it: in between, nobody overtakes it.
 local function lose(claim, node)
   drop_claim(claim)
+  note_end(claim.session, 'node lost')
   if claim.owner ~= '|' then
     put_waiter({
       session = claim.session, exclude = '', token = '', project = claim.project, limit = claim.limit,
@@ -290,11 +357,13 @@ local function bury(replica, grace)
     local claim, waiter = claim_of(session), waiter_of(session)
     if waiter then
       drop_waiter(waiter)
+      note_end(session, 'bridge lost')
     elseif claim and claim.live then
       disown(replica, session)
       orphan(claim, grace)
     elseif claim then
       drop_claim(claim)
+      note_maybe(claim, grace)
     end
   end
   call('ZREM', REPLICAS, replica)
@@ -309,7 +378,9 @@ local function reap(grace)
   for _, session in ipairs(call('ZRANGEBYSCORE', ORPHANS, '-inf', '(' .. integer(time))) do
     local claim = claim_of(session)
     if claim then drop_claim(claim) else call('ZREM', ORPHANS, session) end
+    note_end(session, 'bridge lost')
   end
+  for _, session in ipairs(call('ZRANGEBYSCORE', MAYBE, '-inf', '(' .. integer(time))) do drop_entry(session) end
 end
 
 local function wipe()
@@ -319,6 +390,7 @@ local function wipe()
     call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
   end
   call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, EXCLUDING, REPLICAS, ORPHANS)
+  for _, session in ipairs(call('HKEYS', JOURNAL)) do note_end(session, 'bridge lost') end -- unless it is said again
 end
 
 local run = {}
@@ -374,6 +446,10 @@ function run.reserve(session, rank, front, exclude, patient, at, project, limit)
     end
     return standing(session)
   end
+  if exclude ~= '' then -- it is tried on another node, and goes on
+    local entry = entry_of(session)
+    if entry and not call('ZSCORE', MAYBE, session) then note_begin(entry) end
+  end
   local meta = call('HMGET', META, 'recover', 'serial')
   if not meta[1] and call('ZCARD', LINE) == 0 and not at_limit(project, limit) then
     local node = free_node(exclude)
@@ -402,6 +478,7 @@ function run.reserve(session, rank, front, exclude, patient, at, project, limit)
   local slots = tonumber(found[4])
   if found[1] == 'place' and patient == '0' and slots >= 0 and tonumber(found[3]) > slots then
     drop_waiter(waiter_of(session))
+    note_end(session, 'full')
     found[1] = 'out'
   end
   return found
@@ -429,11 +506,12 @@ function run.succeed(session, old, rank, project, limit)
   return standing(session)
 end
 
-function run.release(session)
+function run.release(session, why)
   local claim = claim_of(session)
   local waiter = not claim and waiter_of(session)
   local had = claim or waiter
   if had and had.owner ~= me and had.owner ~= '|' then return { 'OK', '0' } end -- another's by now
+  note_end(session, why or '')
   if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
   serve_unless_recovering('')
   return { 'OK', '1' }
@@ -444,7 +522,45 @@ function run.begin(session)
   if not claim then return { 'OK', '0' } end
   claim.live = true
   put_claim(claim)
+  note_begin(claim)
   return { 'OK', '1' }
+end
+
+-- A node serves these sessions: their offers went out, whether their bridge lived to say so or not.
+function run.served(id, ...)
+  for _, session in ipairs({ ... }) do
+    local claim = claim_of(session)
+    if claim and claim.node == id and not claim.live then
+      claim.live = true
+      put_claim(claim)
+      note_begin(claim)
+    elseif not claim then
+      note_surely(session, id)
+    end
+  end
+  return { 'OK' }
+end
+
+-- Of sessions that ended some ms ago, the oldest. None while it is not known whose sessions go on.
+function run.journal(age, limit)
+  local found, until_ = { 'OK' }, now() - tonumber(age)
+  if recovering() > 0 then return found end
+  for _, session in ipairs(call('ZRANGE', ENDED, 0, tonumber(limit) - 1)) do
+    local entry = entry_of(session)
+    if tonumber(entry.ended) > until_ then break end
+    for _, value in ipairs({ session, entry.node, entry.project, entry.began, entry.ended, entry.why }) do
+      found[#found + 1] = value
+    end
+  end
+  return found
+end
+
+-- The ledger has these sessions with their ends.
+function run.confirm(...)
+  for _, session in ipairs({ ... }) do
+    if call('ZSCORE', ENDED, session) then drop_entry(session) end
+  end
+  return { 'OK' }
 end
 
 -- Say that a session has a slot of a node: after a loss of the engine's data, or after its owner's death.
@@ -468,6 +584,7 @@ function run.hold(session, id, epoch, live, project, limit)
     }
   end
   put_claim(claim)
+  if claim.live then note_begin(claim) end
   refree(node)
   local serial = call('HGET', META, 'serial') or '0'
   return { 'OK', integer(node.epoch), serial, replica_of(node), claim.project, claim.limit }
@@ -579,6 +696,7 @@ function run.node(id, capacity, socket, epoch, fresh, open, info, grace, slots, 
       local claim = { session = session, node = id, epoch = node.epoch, live = true, token = '' }
       claim.project, claim.limit = waiter and waiter.project or '', waiter and waiter.limit or '0'
       orphan(claim, tonumber(grace))
+      note_begin(claim)
     end
   end
   refree(node)
@@ -681,6 +799,7 @@ end
 if cmd ~= 'attach' then
   local known = call('HMGET', META, 'engine', 'g:' .. me)
   if known[1] ~= ARGV[2] then return { 'ENGINE' } end
+  if not known[2] and cmd == 'begin' then note_surely(ARGV[5], '') end -- too late for its slot, but it is true
   if not known[2] then return { 'FENCED' } end
   if known[2] ~= ARGV[4] then return { 'STALE' } end
 end
