@@ -116,6 +116,14 @@ def freeze_store(world: World, chance: random.Random) -> float:
     return time.monotonic()
 
 
+def kill_unwritten(world: World, chance: random.Random) -> float:
+    """A replica with sessions that it could not write down yet."""
+    with world.postgres.frozen():
+        time.sleep(AWAY)
+        _kill(world, [chance.choice(world.replicas)])
+    return time.monotonic()
+
+
 def kill_nodes(world: World, chance: random.Random) -> float:
     """All nodes of one process, with their sessions; they boot at once."""
     program = chance.choice(world.nodes)
@@ -158,6 +166,7 @@ FAULTS: Final = (
     Fault("the engine's data are wiped", wipe_engine),
     Fault("the store is killed", kill_store),
     Fault("the store freezes", freeze_store),
+    Fault("a replica is killed while the store stands still", kill_unwritten),
     Fault("a third of the nodes is killed", kill_nodes),
     Fault("a third of the nodes freezes", freeze_nodes),
     Fault("network: a replica and the engine, paused", pause("to_engine", PAUSED)),
