@@ -16,6 +16,8 @@ from rtcbridge.drivers.ledger import open_store
 from rtcbridge.drivers.ledger.ledger import LedgerReader
 from rtcbridge.drivers.ledger.usage import usage
 
+BOTH = 5.0  # seconds: the death of a bridge and a loss of the engine's data this close are one fault of two parts
+
 
 @dataclass(frozen=True)
 class Books:
@@ -119,7 +121,10 @@ def check_nothing_is_wrong(world: World) -> Books:
     assert clients[Of.STUCK] == 0
     assert clients[Of.FOREIGN] == clients[Of.TWICE] == messages[Of.TWICE] == 0, (clients, messages)
     found = books(world)
-    assert not found.unknown, found
+    # The journal of what a bridge has not written yet is in the engine: only who loses both loses a session.
+    both = [kill for kill in world.kills for loss in world.losses if abs(kill - loss) < BOTH]
+    for began, _ in found.unknown.values():
+        assert any(0 <= kill - began < BOTH for kill in both), found
     assert not found.open, found
     assert not found.twice, found
     assert found.usage[0] == found.sessions

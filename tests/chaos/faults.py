@@ -80,6 +80,7 @@ def leases(world: World) -> list[bytes]:
 
 def kill_engine(world: World, chance: random.Random) -> float:
     """It comes back empty."""
+    world.losses.append(time.time())
     world.engine.kill()
     world.engine.start()
     return time.monotonic()
@@ -97,6 +98,7 @@ def freeze_engine(world: World, chance: random.Random) -> float:
 
 def wipe_engine(world: World, chance: random.Random) -> float:
     """All data go, and connections stay."""
+    world.losses.append(time.time())
     with closing(redis.Redis(port=world.engine.port)) as engine:
         engine.flushall()
     return time.monotonic()

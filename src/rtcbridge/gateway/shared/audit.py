@@ -1,6 +1,7 @@
 """Writes what bridges that died could not: starts and ends of sessions, by what the engine knows of them."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 
 import structlog
@@ -14,7 +15,8 @@ from rtcbridge.ports_journal import Journaled
 
 log = structlog.get_logger(__name__)
 
-_PERIOD = 5.0  # seconds between two looks; a session that is missing at both had ended by the first
+_PERIOD = 1.0  # seconds between two looks at the journal: a loss of the engine's data takes along what is in it
+_LOOKS = 5  # of these to one at all that is open; a session that is missing at two such looks had ended by the first
 _PAGE = 1_000  # sessions of the journal that are looked up at once
 
 
@@ -34,18 +36,19 @@ class Audit:
 
     async def run(self) -> None:
         """Look again and again."""
-        while True:
+        for turn in itertools.count(1):
             await asyncio.sleep(_PERIOD)
             led = [pool for pool in self._bridge.shared_pools() if pool.spec.name in self._bridge.tokens]
             for pool in led:
                 try:
-                    await self.look(pool)
+                    await self.read_journal(pool)
+                    if turn % _LOOKS == 0:
+                        await self.look(pool)
                 except (EngineError, LedgerError) as error:
                     log.warning("the ledger cannot be compared with the engine", pool=pool.spec.name, error=str(error))
 
     async def look(self, pool: SharedPool) -> None:
-        """Write what the journal has; end what is missing for the second time. Raises EngineError and LedgerError."""
-        await self._read_journal(pool)
+        """End what is missing for the second time. Raises EngineError and LedgerError."""
         name, ledger = pool.spec.name, self._bridge.ledger
         rows = await asyncio.to_thread(ledger.open_sessions)
         view = await pool.store.look()
@@ -59,8 +62,8 @@ class Audit:
             ledger.session_ended(session, before[session], LEFT)
         self._missing[name] = {session: before.get(session, now) for session in missing}
 
-    async def _read_journal(self, pool: SharedPool) -> None:
-        """Let the ledger have all that the journal has, and then let the journal forget it."""
+    async def read_journal(self, pool: SharedPool) -> None:
+        """Let the ledger have what the journal has; then that may forget it. Raises EngineError and LedgerError."""
         while entries := await pool.store.journal(limit=_PAGE):
             await self._write(pool.spec.name, entries)
             await pool.store.confirm([entry.id for entry in entries])
