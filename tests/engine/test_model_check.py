@@ -257,6 +257,7 @@ def _random_command(chance, members):
         [
             ("HSET", "h", member, number, other, number),
             ("HGET", "h", member),
+            ("HSETNX", "h", member, number),
             ("HMGET", "h", member, other),
             ("HDEL", "h", member, other),
             ("HEXISTS", "h", member),

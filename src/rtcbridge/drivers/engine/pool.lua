@@ -16,11 +16,6 @@ local function now()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function micros()
-  local time = call('TIME')
-  return time[1] * 1000000 + time[2]
-end
-
 -- What takes a record apart in one call. Literals, since all of this is run anew with each call.
 local NODE = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
 local WAITER = NODE
@@ -98,11 +93,6 @@ local function wake(owner, news, session, node)
   end
 end
 
--- News of a node, to the replica that has or had its socket and would tell of it after a loss of the engine's data.
-local function wake_replica(node, news)
-  if node.replica ~= me then wake(node.replica, news, '', node) end
-end
-
 local function drop_claim(claim)
   call('HDEL', SESSIONS, claim.session)
   call('SREM', P .. 'node:' .. claim.node, claim.session)
@@ -168,35 +158,25 @@ end
 
 -- The offer of a session goes to the node, or another has said that it did.
 local function note_begin(claim)
+  local text = claim.node .. '|' .. claim.project .. '|' .. integer(now()) .. '||'
+  if call('HSETNX', JOURNAL, claim.session, text) == 1 then return end
   local entry = entry_of(claim.session)
-  if entry and entry.ended ~= '' then
+  if entry.ended ~= '' then
     call('ZREM', ENDED, claim.session)
     call('ZREM', MAYBE, claim.session)
   end
-  local project, began = entry and entry.project or '', entry and entry.began or integer(now())
-  if project == '' then project = claim.project end
-  put_entry({ session = claim.session, node = claim.node, project = project, began = began, ended = '', why = '' })
+  entry.node, entry.ended, entry.why = claim.node, '', ''
+  if entry.project == '' then entry.project = claim.project end
+  put_entry(entry)
 end
 
 -- A session has nothing any more; the first end counts.
 local function note_end(session, why)
-  local entry = entry_of(session)
-  if not entry or entry.ended ~= '' then return end
-  entry.ended, entry.why = integer(now()), why
-  put_entry(entry)
-  call('ZADD', ENDED, entry.ended, session)
-  if call('ZCARD', ENDED) > JOURNAL_LIMIT then drop_entry(call('ZRANGE', ENDED, 0, 0)[1]) end
-end
-
--- A reservation goes with its replica, whose last word, that the offer went out, may not have come: the node may know.
-local function note_maybe(claim, grace)
-  local entry = entry_of(claim.session)
-  if entry then return note_end(claim.session, 'bridge lost') end
+  local value = call('HGET', JOURNAL, session)
+  if not value or string.sub(value, -2) ~= '||' then return end -- nothing, or ended
   local time = integer(now())
-  put_entry({
-    session = claim.session, node = claim.node, project = claim.project, began = time, ended = time, why = 'bridge lost',
-  })
-  call('ZADD', MAYBE, now() + grace, claim.session)
+  call('HSET', JOURNAL, session, string.sub(value, 1, -2) .. time .. '|' .. why)
+  call('ZADD', ENDED, time, session)
 end
 
 -- It did go out. True if there was a doubt.
@@ -206,20 +186,6 @@ local function note_surely(session, node)
   call('ZREM', MAYBE, session)
   call('ZADD', ENDED, entry.ended, session)
   return true
-end
-
--- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session
--- succeed it, or releases it: in between, nobody overtakes it.
-local function lose(claim, node)
-  drop_claim(claim)
-  note_end(claim.session, 'node lost')
-  if claim.owner ~= '|' then
-    put_waiter({
-      session = claim.session, exclude = '', token = '', project = claim.project, limit = claim.limit,
-      owner = claim.owner,
-    }, front_score())
-    wake(claim.owner, 'lost', claim.session, node)
-  end
 end
 
 -- Tell of an orphan, but while owners are still coming back.
@@ -233,18 +199,6 @@ local function tell_orphans()
     local claim = claim_of(session)
     local node = claim and node_of(claim.node)
     if node then tell_orphan(node, session) end
-  end
-end
-
--- A node has another socket, or none any more: who has a slot there is told.
-local function tell_moved(node)
-  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. node.id)) do
-    local claim = claim_of(session)
-    if claim.epoch ~= node.epoch then
-      claim.epoch = node.epoch
-      put_claim(claim)
-    end
-    if claim.owner == '|' then tell_orphan(node, session) else wake(claim.owner, 'moved', session, node) end
   end
 end
 
@@ -308,7 +262,6 @@ local function serve_unless_recovering(caller)
   if call('ZCARD', LINE) > 0 and call('ZCARD', FREE) > 0 and recovering() == 0 then serve(caller) end
 end
 
-local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
 -- How many slots are on their way; -1 while none is given away, behind a loss of the data: what a place means is not
 -- known before that.
 local function supply()
@@ -334,107 +287,7 @@ local function standing(session)
   return { 'none', serial }
 end
 
-local function orphan(claim, grace)
-  claim.owner = '|'
-  put_claim(claim)
-  call('ZADD', ORPHANS, now() + grace, claim.session)
-  tell_orphan(node_of(claim.node), claim.session)
-end
-
--- A replica is gone: what waits and what is reserved goes; what is live stays for a while, for another to take over.
--- Its nodes stay, without a socket.
-local function bury(replica, grace)
-  for _, id in ipairs(call('HKEYS', NODES)) do
-    local node = node_of(id)
-    if node.replica == replica then
-      local was = replica_of(node)
-      node.open, node.replica = false, '|'
-      put_node(node)
-      if was ~= '' then tell_moved(node) end
-    end
-  end
-  for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. replica)) do
-    local claim, waiter = claim_of(session), waiter_of(session)
-    if waiter then
-      drop_waiter(waiter)
-      note_end(session, 'bridge lost')
-    elseif claim and claim.live then
-      disown(replica, session)
-      orphan(claim, grace)
-    elseif claim then
-      drop_claim(claim)
-      note_maybe(claim, grace)
-    end
-  end
-  call('ZREM', REPLICAS, replica)
-  call('HDEL', META, 'g:' .. replica)
-  call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
-  if call('HGET', META, 'leader') == replica then call('HDEL', META, 'leader', 'until') end
-end
-
-local function reap(grace)
-  local time = now()
-  for _, replica in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', '(' .. integer(time))) do bury(replica, grace) end
-  for _, session in ipairs(call('ZRANGEBYSCORE', ORPHANS, '-inf', '(' .. integer(time))) do
-    local claim = claim_of(session)
-    if claim then drop_claim(claim) else call('ZREM', ORPHANS, session) end
-    note_end(session, 'bridge lost')
-  end
-  for _, session in ipairs(call('ZRANGEBYSCORE', MAYBE, '-inf', '(' .. integer(time))) do drop_entry(session) end
-end
-
-local function wipe()
-  for _, session in ipairs(call('HKEYS', SESSIONS)) do call('DEL', P .. 'project:' .. claim_of(session).project) end
-  for _, id in ipairs(call('HKEYS', NODES)) do call('DEL', P .. 'node:' .. id) end
-  for _, replica in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do
-    call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
-  end
-  call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, EXCLUDING, REPLICAS, ORPHANS)
-  for _, session in ipairs(call('HKEYS', JOURNAL)) do note_end(session, 'bridge lost') end -- unless it is said again
-end
-
 local run = {}
-
--- Join or come back: the server's run, lease and grace in ms, a new engine's epoch. A server that is not the one that
--- made the epoch may have lost the last of what was written: it counts as empty.
-function run.attach(server, lease, grace, fresh)
-  local epoch = call('HGET', META, 'engine')
-  if not epoch or call('HGET', META, 'run') ~= server then
-    wipe()
-    epoch = fresh
-    call('HSET', META, 'engine', epoch, 'run', server, 'recover', integer(now() + tonumber(lease)))
-  end
-  local name, generation = name_of(me), tonumber(ARGV[4])
-  local before = tonumber(call('HGET', META, 'c:' .. name) or '0')
-  if generation <= before then return { 'STALE' } end
-  if not call('ZSCORE', REPLICAS, me) then
-    local last = tonumber(call('HGET', META, 'replica') or '0')
-    local number = math.max(last + 1, micros())
-    call('HSET', META, 'replica', integer(number))
-    me = name .. '|' .. integer(number)
-  end
-  for _, other in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do -- one whose answer to this call was lost
-    if other ~= me and name_of(other) == name then bury(other, tonumber(grace)) end
-  end
-  call('HSET', META, 'c:' .. name, integer(generation), 'g:' .. me, integer(generation))
-  call('ZADD', REPLICAS, now() + tonumber(lease), me)
-  reap(tonumber(grace))
-  serve_unless_recovering('')
-  return { 'OK', epoch, me, integer(recovering()) }
-end
-
-function run.beat(lease, grace)
-  call('ZADD', REPLICAS, now() + tonumber(lease), me)
-  reap(tonumber(grace))
-  serve_unless_recovering('')
-  return { 'OK', integer(call('ZCARD', LINE)), supply(), integer(recovering()) }
-end
-
-function run.leave(grace)
-  bury(me, tonumber(grace))
-  serve_unless_recovering('')
-  return { 'OK' }
-end
 
 function run.reserve(session, rank, front, exclude, patient, at, project, limit)
   if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then
@@ -484,6 +337,185 @@ function run.reserve(session, rank, front, exclude, patient, at, project, limit)
   return found
 end
 
+function run.release(session, why)
+  local claim = claim_of(session)
+  local waiter = not claim and waiter_of(session)
+  local had = claim or waiter
+  if had and had.owner ~= me and had.owner ~= '|' then return { 'OK', '0' } end -- another's by now
+  note_end(session, why or '')
+  if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
+  serve_unless_recovering('')
+  return { 'OK', '1' }
+end
+
+function run.begin(session)
+  local claim = claim_of(session)
+  if not claim then return { 'OK', '0' } end
+  claim.live = true
+  put_claim(claim)
+  note_begin(claim)
+  return { 'OK', '1' }
+end
+
+if cmd ~= 'attach' then
+  local known = call('HMGET', META, 'engine', 'g:' .. me)
+  if known[1] ~= ARGV[2] then return { 'ENGINE' } end
+  if not known[2] and cmd == 'begin' then note_surely(ARGV[5], '') end -- too late for its slot, but it is true
+  if not known[2] then return { 'FENCED' } end
+  if known[2] ~= ARGV[4] then return { 'STALE' } end
+end
+-- Whatever follows is made anew with each call, too: those that come most go before.
+if run[cmd] then return run[cmd](unpack(ARGV, 5)) end
+
+local function micros()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- News of a node, to the replica that has or had its socket and would tell of it after a loss of the engine's data.
+local function wake_replica(node, news)
+  if node.replica ~= me then wake(node.replica, news, '', node) end
+end
+
+-- A reservation goes with its replica, whose last word, that the offer went out, may not have come: the node may know.
+local function note_maybe(claim, grace)
+  local entry = entry_of(claim.session)
+  if entry then return note_end(claim.session, 'bridge lost') end
+  local time = integer(now())
+  put_entry({
+    session = claim.session, node = claim.node, project = claim.project, began = time, ended = time, why = 'bridge lost',
+  })
+  call('ZADD', MAYBE, now() + grace, claim.session)
+end
+
+-- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session
+-- succeed it, or releases it: in between, nobody overtakes it.
+local function lose(claim, node)
+  drop_claim(claim)
+  note_end(claim.session, 'node lost')
+  if claim.owner ~= '|' then
+    put_waiter({
+      session = claim.session, exclude = '', token = '', project = claim.project, limit = claim.limit,
+      owner = claim.owner,
+    }, front_score())
+    wake(claim.owner, 'lost', claim.session, node)
+  end
+end
+
+-- A node has another socket, or none any more: who has a slot there is told.
+local function tell_moved(node)
+  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. node.id)) do
+    local claim = claim_of(session)
+    if claim.epoch ~= node.epoch then
+      claim.epoch = node.epoch
+      put_claim(claim)
+    end
+    if claim.owner == '|' then tell_orphan(node, session) else wake(claim.owner, 'moved', session, node) end
+  end
+end
+
+local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
+local function orphan(claim, grace)
+  claim.owner = '|'
+  put_claim(claim)
+  call('ZADD', ORPHANS, now() + grace, claim.session)
+  tell_orphan(node_of(claim.node), claim.session)
+end
+
+-- A replica is gone: what waits and what is reserved goes; what is live stays for a while, for another to take over.
+-- Its nodes stay, without a socket.
+local function bury(replica, grace)
+  for _, id in ipairs(call('HKEYS', NODES)) do
+    local node = node_of(id)
+    if node.replica == replica then
+      local was = replica_of(node)
+      node.open, node.replica = false, '|'
+      put_node(node)
+      if was ~= '' then tell_moved(node) end
+    end
+  end
+  for _, session in ipairs(call('SMEMBERS', P .. 'owned:' .. replica)) do
+    local claim, waiter = claim_of(session), waiter_of(session)
+    if waiter then
+      drop_waiter(waiter)
+      note_end(session, 'bridge lost')
+    elseif claim and claim.live then
+      disown(replica, session)
+      orphan(claim, grace)
+    elseif claim then
+      drop_claim(claim)
+      note_maybe(claim, grace)
+    end
+  end
+  call('ZREM', REPLICAS, replica)
+  call('HDEL', META, 'g:' .. replica)
+  call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
+  if call('HGET', META, 'leader') == replica then call('HDEL', META, 'leader', 'until') end
+end
+
+local function reap(grace)
+  local time = now()
+  for _, replica in ipairs(call('ZRANGEBYSCORE', REPLICAS, '-inf', '(' .. integer(time))) do bury(replica, grace) end
+  for _, session in ipairs(call('ZRANGEBYSCORE', ORPHANS, '-inf', '(' .. integer(time))) do
+    local claim = claim_of(session)
+    if claim then drop_claim(claim) else call('ZREM', ORPHANS, session) end
+    note_end(session, 'bridge lost')
+  end
+  for _, session in ipairs(call('ZRANGEBYSCORE', MAYBE, '-inf', '(' .. integer(time))) do drop_entry(session) end
+  for _ = JOURNAL_LIMIT + 1, call('ZCARD', ENDED) do drop_entry(call('ZRANGE', ENDED, 0, 0)[1]) end
+end
+
+local function wipe()
+  for _, session in ipairs(call('HKEYS', SESSIONS)) do call('DEL', P .. 'project:' .. claim_of(session).project) end
+  for _, id in ipairs(call('HKEYS', NODES)) do call('DEL', P .. 'node:' .. id) end
+  for _, replica in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do
+    call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
+  end
+  call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, EXCLUDING, REPLICAS, ORPHANS)
+  for _, session in ipairs(call('HKEYS', JOURNAL)) do note_end(session, 'bridge lost') end -- unless it is said again
+end
+
+-- Join or come back: the server's run, lease and grace in ms, a new engine's epoch. A server that is not the one that
+-- made the epoch may have lost the last of what was written: it counts as empty.
+function run.attach(server, lease, grace, fresh)
+  local epoch = call('HGET', META, 'engine')
+  if not epoch or call('HGET', META, 'run') ~= server then
+    wipe()
+    epoch = fresh
+    call('HSET', META, 'engine', epoch, 'run', server, 'recover', integer(now() + tonumber(lease)))
+  end
+  local name, generation = name_of(me), tonumber(ARGV[4])
+  local before = tonumber(call('HGET', META, 'c:' .. name) or '0')
+  if generation <= before then return { 'STALE' } end
+  if not call('ZSCORE', REPLICAS, me) then
+    local last = tonumber(call('HGET', META, 'replica') or '0')
+    local number = math.max(last + 1, micros())
+    call('HSET', META, 'replica', integer(number))
+    me = name .. '|' .. integer(number)
+  end
+  for _, other in ipairs(call('ZRANGE', REPLICAS, 0, -1)) do -- one whose answer to this call was lost
+    if other ~= me and name_of(other) == name then bury(other, tonumber(grace)) end
+  end
+  call('HSET', META, 'c:' .. name, integer(generation), 'g:' .. me, integer(generation))
+  call('ZADD', REPLICAS, now() + tonumber(lease), me)
+  reap(tonumber(grace))
+  serve_unless_recovering('')
+  return { 'OK', epoch, me, integer(recovering()) }
+end
+
+function run.beat(lease, grace)
+  call('ZADD', REPLICAS, now() + tonumber(lease), me)
+  reap(tonumber(grace))
+  serve_unless_recovering('')
+  return { 'OK', integer(call('ZCARD', LINE)), supply(), integer(recovering()) }
+end
+
+function run.leave(grace)
+  bury(me, tonumber(grace))
+  serve_unless_recovering('')
+  return { 'OK' }
+end
+
 -- What a session that was lost has in line goes to another, or what it has got since.
 function run.succeed(session, old, rank, project, limit)
   local claim, waiter = claim_of(old), waiter_of(old)
@@ -504,26 +536,6 @@ function run.succeed(session, old, rank, project, limit)
     end
   end
   return standing(session)
-end
-
-function run.release(session, why)
-  local claim = claim_of(session)
-  local waiter = not claim and waiter_of(session)
-  local had = claim or waiter
-  if had and had.owner ~= me and had.owner ~= '|' then return { 'OK', '0' } end -- another's by now
-  note_end(session, why or '')
-  if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
-  serve_unless_recovering('')
-  return { 'OK', '1' }
-end
-
-function run.begin(session)
-  local claim = claim_of(session)
-  if not claim then return { 'OK', '0' } end
-  claim.live = true
-  put_claim(claim)
-  note_begin(claim)
-  return { 'OK', '1' }
 end
 
 -- A node serves these sessions: their offers went out, whether their bridge lived to say so or not.
@@ -796,11 +808,4 @@ function run.look()
   }
 end
 
-if cmd ~= 'attach' then
-  local known = call('HMGET', META, 'engine', 'g:' .. me)
-  if known[1] ~= ARGV[2] then return { 'ENGINE' } end
-  if not known[2] and cmd == 'begin' then note_surely(ARGV[5], '') end -- too late for its slot, but it is true
-  if not known[2] then return { 'FENCED' } end
-  if known[2] ~= ARGV[4] then return { 'STALE' } end
-end
 return run[cmd](unpack(ARGV, 5))
