@@ -2,7 +2,10 @@
 
 import time
 
-from engine.conftest import until
+from engine.conftest import Replica, until
+from engine.lua_redis import Commands, Script
+from rtcbridge.drivers.engine import MemoryEngine, memory_journal
+from rtcbridge.drivers.engine.redis_store import SCRIPT
 from rtcbridge.ports_engine import Grant
 
 
@@ -123,3 +126,36 @@ async def test_what_a_node_lists_that_nobody_claims_has_begun(make):
     await a.store.node_up("n1", 1, "socket-1", ["s1"])
     await until(a, lambda view: not view.sessions)
     assert await over(a) == [("s1", "n1", "", "bridge lost")]
+
+
+def test_the_journal_is_bounded_in_the_script():
+    script = Script(Commands(), SCRIPT.decode().replace("JOURNAL_LIMIT = 200000", "JOURNAL_LIMIT = 3"))
+    script.commands.now = 1_000
+    epoch, me = script.call("attach", "", "r0|", 1, "server", 10, 10, "E")[1:3]
+    script.commands.now += 20
+    script.call("attach", epoch, "r0|", 2, "server", 1_000, 10, "E")
+    me = next(iter(script.commands.data["rtcbridge:{p}:replicas"]))
+    script.call("node", epoch, me, 2, "n1", 9, "k1", 0, 1, 1, "", 10, "")
+    for number in range(6):
+        script.commands.now += 1
+        assert script.call("reserve", epoch, me, 2, f"s{number}", 0, 0, "", 1, "", "P", 0)[0] == "grant"
+        assert script.call("begin", epoch, me, 2, f"s{number}")[1] == "1"
+        script.call("release", epoch, me, 2, f"s{number}", "closed")
+    assert len(script.commands.data["rtcbridge:{p}:journal"]) == 6
+    assert script.call("beat", epoch, me, 2, 1_000, 10)[0] == "OK"
+    assert sorted(script.commands.data["rtcbridge:{p}:journal"]) == ["s3", "s4", "s5"]
+    assert sorted(script.commands.data["rtcbridge:{p}:ended"]) == ["s3", "s4", "s5"]
+
+
+async def test_the_journal_is_bounded_in_memory(monkeypatch):
+    monkeypatch.setattr(memory_journal, "LIMIT", 3)
+    a = await Replica(MemoryEngine()).start()
+    await serving(a, "s0", "s1", "s2")
+    await a.store.node_up("n2", 3, "socket-2")
+    for number in range(6):
+        if number > 2:
+            await a.store.reserve(f"s{number}", project="P")
+            await a.store.begin(f"s{number}")
+        await a.store.release(f"s{number}", "closed")
+    assert [entry[0] for entry in await over(a)] == ["s3", "s4", "s5"]
+    await a.engine.close()
