@@ -28,17 +28,25 @@ async def test_a_session_that_has_ended_is_kept_until_it_is_confirmed(make):
     a, b = await make(), await make()
     await serving(a, "s1", "s2")
     assert await over(a) == []
-    await a.store.release("s1", "closed | by its client")
+    await a.store.release("s1", "closed | by its client||")
+    await a.store.release("s1", "again")
     await a.store.release("s2", "closed")
     await a.store.release("s2", "again")
-    assert await over(b) == [("s1", "n1", "P", "closed | by its client"), ("s2", "n1", "P", "closed")]
-    assert await over(b, limit=1) == [("s1", "n1", "P", "closed | by its client")]
+    assert await over(b) == [("s1", "n1", "P", "closed | by its client||"), ("s2", "n1", "P", "closed")]
+    assert await over(b, limit=1) == [("s1", "n1", "P", "closed | by its client||")]
     assert await b.store.journal(age=60.0) == []
     await b.store.confirm(["s1", "nobody"])
     assert await over(a) == [("s2", "n1", "P", "closed")]
     await a.store.confirm(["s2"])
     await a.store.confirm(["s2"])
     assert await over(b) == []
+
+
+async def test_a_reason_that_no_store_would_take(make):
+    a = await make()
+    await serving(a, "s1")
+    await a.store.release("s1", "a\0b\ud800\n" + 300 * "x")
+    assert await over(a) == [("s1", "n1", "P", "a b  " + 195 * "x")]
 
 
 async def test_what_never_began_is_in_no_journal(make):

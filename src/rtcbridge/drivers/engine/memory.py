@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 
 from rtcbridge.drivers.engine.memory_pool import Pool, Share, Waiter
-from rtcbridge.drivers.engine.names import checked, checked_info
+from rtcbridge.drivers.engine.names import checked, checked_info, printable
 from rtcbridge.ports_engine import (
     FencedError,
     Lead,
@@ -111,7 +111,7 @@ class MemoryStore:
             return False  # another's by now
         pool.lost.discard(session)
         known = pool.leave(session)
-        pool.journal.end(session, reason)
+        pool.journal.end(session, printable(reason))
         self._pool.serve()
         return known
 

@@ -22,6 +22,7 @@ local WAITER = NODE
 local CLAIM = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
 
 local ENTRY = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|(.*)$'
+local OPEN = '^[^|]*|[^|]*|[^|]*||$' -- one without an end
 
 local function integer(number) return string.format('%.0f', number) end
 
@@ -173,19 +174,18 @@ end
 -- A session has nothing any more; the first end counts.
 local function note_end(session, why)
   local value = call('HGET', JOURNAL, session)
-  if not value or string.sub(value, -2) ~= '||' then return end -- nothing, or ended
+  if not value or not string.find(value, OPEN) then return end
   local time = integer(now())
   call('HSET', JOURNAL, session, string.sub(value, 1, -2) .. time .. '|' .. why)
   call('ZADD', ENDED, time, session)
 end
 
--- It did go out. True if there was a doubt.
+-- It did go out.
 local function note_surely(session, node)
   local entry = call('ZSCORE', MAYBE, session) and entry_of(session)
-  if not entry or (node ~= '' and entry.node ~= node) then return false end
+  if not entry or (node ~= '' and entry.node ~= node) then return end
   call('ZREM', MAYBE, session)
   call('ZADD', ENDED, entry.ended, session)
-  return true
 end
 
 -- Tell of an orphan, but while owners are still coming back.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from rtcbridge.drivers.engine.mirror import Mirror, NodeHere, Rumour, Wish, about_node, parse_rumour
-from rtcbridge.drivers.engine.names import checked, checked_info
+from rtcbridge.drivers.engine.names import checked, checked_info, printable
 from rtcbridge.drivers.engine.pipe import BACKOFF, PipeDownError
 from rtcbridge.drivers.engine.redis_telling import Telling, node_arguments
 from rtcbridge.drivers.engine.redis_views import journaled, pairs, places, pool_view, session_view
@@ -180,7 +180,7 @@ class RedisStore:
         checked(session)
         with self._calling(session):
             self.mirror.forget(session)
-            self.mirror.releasing[session] = reason
+            reason = self.mirror.releasing[session] = printable(reason)
             known = bool((await self.call("release", session, reason))[1] == b"1")
             self.mirror.releasing.pop(session, None)
             return known
