@@ -202,6 +202,13 @@ class Ledger(Protocol):
         """
         ...
 
+    def whole_among(self, sessions: Collection[str]) -> Collection[str]:
+        """Return those of these sessions of which both the start and the end are recorded.
+
+        May be called from any thread. Raises LedgerError.
+        """
+        ...
+
     def recorded_among(self, sessions: Collection[str]) -> Collection[str]:
         """Return those of these sessions of which anything is recorded, be it their end.
 

@@ -6,6 +6,8 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
+from rtcbridge.ports_journal import Journal
+
 
 class EngineError(Exception):
     """The engine cannot be used as asked. The text is one clear line without secrets."""
@@ -150,7 +152,7 @@ class Lead(Struct, frozen=True):
 INFO_LIMIT = 64 * 1024  # bytes of a node's `info`
 
 
-class Store(Protocol):
+class Store(Journal, Protocol):
     """Who holds which slot of one pool, and who waits, as one replica sees and changes it.
 
     Every call is atomic, is idempotent by the session's or the node's socket's id, and raises EngineAwayError. A caller
@@ -198,8 +200,8 @@ class Store(Protocol):
         """
         ...
 
-    async def release(self, session: str) -> bool:
-        """Give the slot or the place back; false if it had none."""
+    async def release(self, session: str, reason: str = "") -> bool:
+        """Give the slot or the place back; false if it had none. `reason`: why it ended, for the journal."""
         ...
 
     async def begin(self, session: str) -> bool:

@@ -16,7 +16,7 @@ from rtcbridge.drivers.ledger import open_store
 from rtcbridge.drivers.ledger.ledger import LedgerReader
 from rtcbridge.drivers.ledger.usage import usage
 
-UNWRITTEN = 5.0  # seconds within which even a crowded machine has written what was recorded
+BOTH = 5.0  # seconds: the death of a bridge and a loss of the engine's data this close are one fault of two parts
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Books:
         sessions: in the ledger.
         unknown: that a node served and the ledger has not, with when they began and how they ended there.
         open: in the ledger, without an end.
+        twice: in the ledger more than once.
         backwards: that ended before they began.
         ledger, nodes: seconds of the sessions whose begin and end both a node saw, by the one and by the other.
         whole: how many these are.
@@ -38,6 +39,7 @@ class Books:
     sessions: int
     unknown: dict[str, tuple[float, str]]
     open: int
+    twice: int
     backwards: int
     ledger: float
     nodes: float
@@ -64,12 +66,14 @@ def be_quiet(world: World) -> None:
 
 
 def held(world: World) -> dict[str, int]:
-    """What the engine says is held: slots, places in line."""
+    """What the engine says is held: slots, places in line, sessions for the ledger."""
     with closing(redis.Redis(port=world.engine.port)) as engine:
         prefix = f"rtcbridge:{{{POOL}}}:"
         slots = sum(int(engine.scard(key)) for key in engine.scan_iter(f"{prefix}node:*"))  # type: ignore[arg-type]
+        journal = sum(int(engine.exists(f"{prefix}{key}")) for key in ("journal", "ended", "maybe"))  # type: ignore[arg-type]
         sessions, line = int(engine.hlen(f"{prefix}sessions")), int(engine.zcard(f"{prefix}line"))  # type: ignore[arg-type]
-    return {name: n for name, n in (("slots", slots), ("sessions", sessions), ("line", line)) if n}
+    all_ = {"slots": slots, "sessions": sessions, "line": line, "journal": journal}
+    return {name: n for name, n in all_.items() if n}
 
 
 def books(world: World) -> Books:
@@ -81,7 +85,8 @@ def books(world: World) -> Books:
         why[session] = " ".join(more[1:])
     with open_store(world.store) as database:
         reader = LedgerReader(database)
-        rows = {row.id: row for row in [*reader.ended_sessions(), *reader.open_sessions()]}
+        all_rows = [*reader.ended_sessions(), *reader.open_sessions()]
+        rows = {row.id: row for row in all_rows}
         used = usage(database, 0.0, time.time() + 100_000.0)
     over = {id: row for id, row in rows.items() if row.ended is not None}
     whole = list(began.keys() & ended.keys() & over.keys())
@@ -96,6 +101,7 @@ def books(world: World) -> Books:
         sessions=len(rows),
         unknown={id: (began[id], why[id]) for id in began.keys() - rows.keys()},
         open=len(rows) - len(over),
+        twice=len(all_rows) - len(rows),
         backwards=sum((row.ended or 0.0) < row.started for row in over.values()),
         ledger=sum(of_ledger.values()),
         nodes=sum(of_nodes.values()),
@@ -115,10 +121,12 @@ def check_nothing_is_wrong(world: World) -> Books:
     assert clients[Of.STUCK] == 0
     assert clients[Of.FOREIGN] == clients[Of.TWICE] == messages[Of.TWICE] == 0, (clients, messages)
     found = books(world)
-    # What a bridge has recorded, and not written yet, dies with it.
+    # The journal of what a bridge has not written yet is in the engine: only who loses both loses a session.
+    both = [kill for kill in world.kills for loss in world.losses if abs(kill - loss) < BOTH]
     for began, _ in found.unknown.values():
-        assert any(0 <= kill - began < UNWRITTEN for kill in world.kills), found
+        assert any(0 <= kill - began < BOTH for kill in both), found
     assert not found.open, found
+    assert not found.twice, found
     assert found.usage[0] == found.sessions
     assert abs(found.usage[1] - found.seconds) < 0.001 * found.sessions + 0.1
     return found

@@ -80,6 +80,7 @@ def leases(world: World) -> list[bytes]:
 
 def kill_engine(world: World, chance: random.Random) -> float:
     """It comes back empty."""
+    world.losses.append(time.time())
     world.engine.kill()
     world.engine.start()
     return time.monotonic()
@@ -97,6 +98,7 @@ def freeze_engine(world: World, chance: random.Random) -> float:
 
 def wipe_engine(world: World, chance: random.Random) -> float:
     """All data go, and connections stay."""
+    world.losses.append(time.time())
     with closing(redis.Redis(port=world.engine.port)) as engine:
         engine.flushall()
     return time.monotonic()
@@ -113,6 +115,14 @@ def freeze_store(world: World, chance: random.Random) -> float:
     """Connections stay, and nobody answers."""
     with world.postgres.frozen():
         time.sleep(AWAY)
+    return time.monotonic()
+
+
+def kill_unwritten(world: World, chance: random.Random) -> float:
+    """A replica with sessions that it could not write down yet."""
+    with world.postgres.frozen():
+        time.sleep(AWAY)
+        _kill(world, [chance.choice(world.replicas)])
     return time.monotonic()
 
 
@@ -158,6 +168,7 @@ FAULTS: Final = (
     Fault("the engine's data are wiped", wipe_engine),
     Fault("the store is killed", kill_store),
     Fault("the store freezes", freeze_store),
+    Fault("a replica is killed while the store stands still", kill_unwritten),
     Fault("a third of the nodes is killed", kill_nodes),
     Fault("a third of the nodes freezes", freeze_nodes),
     Fault("network: a replica and the engine, paused", pause("to_engine", PAUSED)),

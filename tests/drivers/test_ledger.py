@@ -55,7 +55,9 @@ async def test_what_is_recorded_of_sessions(ledger):
     names = ["open", "over", "end-only", "never"]
     assert set(ledger.recorded_among(names)) == {"open", "over", "end-only"}
     assert list(ledger.open_among(names)) == ["open"]
+    assert set(ledger.whole_among(names)) == {"over"}
     assert not ledger.recorded_among([])
+    assert not ledger.whole_among([])
 
 
 def test_rows_have_the_columns_of_their_tables_in_order(database):
@@ -177,6 +179,31 @@ async def test_an_end_that_is_written_before_its_start(ledger, database):
     await other.close()
     await ledger.flush()
     assert ledger.sessions() == [session(ended=9.0, reason="node lost")]
+
+
+@pytest.mark.parametrize("batches", ["each", "one"])
+async def test_what_two_bridges_write_of_a_session_is_one_row(ledger, database, batches):
+    """The leader has written all of it by the engine's journal; then its own bridge can reach the store again."""
+    other = SessionLedger(database)
+    other.session_started(session("s1", started=5.01))
+    other.session_ended("s1", 9.0, "closed")
+    other.session_ended("s2", 9.0, "closed")
+    await other.flush()
+    for name in ("s1", "s2"):
+        ledger.session_started(session(name, started=5.0))
+        if batches == "each":
+            await ledger.flush()
+        ledger.session_ended(name, 8.0, "another word for it")
+        ledger.session_ended(name, 10.0, "later")
+        await ledger.flush()
+    other.session_started(session("s1", started=6.0))
+    await other.close()
+    assert ledger.open_sessions() == []
+    assert sorted(ledger.sessions(), key=lambda row: row.id) == [
+        session("s1", started=5.01, ended=9.0, reason="closed"),
+        session("s2", started=5.0, ended=9.0, reason="closed"),
+    ]
+    assert set(ledger.whole_among(["s1", "s2"])) == {"s1", "s2"}
 
 
 async def test_writers_of_the_same_rows_do_not_hinder_each_other(database):

@@ -56,6 +56,9 @@ class Commands:
         there.update(zip(pairs[::2], pairs[1::2], strict=True))
         return len(there) - before
 
+    def do_hsetnx(self, key: str, name: str, value: str) -> int:
+        return 0 if self.do_hexists(key, name) else self.do_hset(key, name, value)
+
     def do_hdel(self, key: str, *names: str) -> int:
         there = self.data.get(key, {})
         gone = sum(there.pop(name, None) is not None for name in names)

@@ -29,6 +29,8 @@ class World:
     faults: dict[str, int] = field(default_factory=dict)
     zombie: tuple[str, ...] = ()
     strange: str = ""
+    ran: frozenset[int] = frozenset()  # sessions that a node has ever served
+    unsaid: frozenset[int] = frozenset()  # those of them whose replica died before it said so
 
     @property
     def commands(self) -> Commands:
@@ -57,10 +59,12 @@ class World:
             ),
             tuple(self.faults.items()),
             self.zombie,
+            self.ran,
+            self.unsaid,
         )
 
     def thaw(self, state: Any) -> None:
-        self.commands.now, data, sessions, nodes, replicas, faults, self.zombie = state
+        self.commands.now, data, sessions, nodes, replicas, faults, self.zombie, self.ran, self.unsaid = state
         self.strange = ""
         restored: dict[str, Any] = {}
         for key, value in data:
@@ -159,6 +163,7 @@ class World:
     def register(self, n: int) -> None:
         """A node dials in, anew, at the replica that has its socket from now on."""
         node = self.nodes[n]
+        self._served(n)
         sessions = [f"s{number}" for number in sorted(node.running)]
         arguments = ("node", f"n{n}", self.size.capacity, self.socket(n), node.epoch, 1, 1, "", GRACE, "", *sessions)
         answer = self.ask(node.socket, *arguments)
@@ -167,6 +172,20 @@ class World:
             answer = self.ask(node.socket, *arguments)
         node.epoch = int(answer[1])
         self.replicas[node.socket].note(n, self.socket(n), node.epoch)
+
+    def _served(self, n: int) -> None:
+        """The node's word on what it runs; a session of which nobody has ever heard ends there."""
+        node = self.nodes[n]
+        if not (unsaid := node.running & self.unsaid):
+            return
+        names = [f"s{number}" for number in sorted(unsaid)]
+        if self.ask(node.socket, "served", f"n{n}", *names)[0] != "OK":
+            self.attach(node.socket)
+            self.ask(node.socket, "served", f"n{n}", *names)
+        for number in unsaid:
+            claim = self.commands.data.get(f"{P}sessions", {}).get(f"s{number}", "|||")
+            if claim.split("|")[2] != "1":
+                self.stop(n, number)
 
     def pass_time(self, frozen: int = -1) -> None:
         """More than a lease goes by; everybody who is not frozen says so in time."""
@@ -233,6 +252,7 @@ class World:
         self.ask(self.owner(number), "begin", f"s{number}")
         if not self.gate or (len(node.running) < self.size.capacity and node.epoch == session.epoch):
             node.running |= {number}
+            self.ran |= {number}
             session.state = "live"
         else:
             session.state = "ending"
@@ -244,7 +264,7 @@ class World:
         for number, session in enumerate(self.sessions):
             if self.replicas[self.owner(number)].alive:
                 yield from self._session_steps(number, session)
-            elif session.state == "live" and number in self.nodes[session.node].running:
+            elif session.state == "live" and self._can_end(number, self.nodes[session.node]):
                 yield f"orphan s{number} ends", lambda number=number: self._orphan_ends(number), ""
         yield from self._replica_steps()
         for n in range(len(self.nodes)):
@@ -300,6 +320,8 @@ class World:
             yield f"s{number} reserves, delayed", lambda: self._delayed(number, call), "zombie"
         if session.state == "held":
             yield f"s{number} offers", lambda: self.offer(number), ""
+            if all(each.alive for each in self.replicas) and session.at == f"r{r}":
+                yield f"s{number} offers, and r{r} crashes", lambda: self._offer_and_crash(number), "crash"
             yield f"s{number} yields", lambda: self._yield(number), "lose"
         if session.state in ("held", "live", "waiting"):
             yield f"s{number} ends", lambda: self._end(number, lost=False), ""
@@ -339,6 +361,16 @@ class World:
         if self.sessions[number].state == "ending":
             self.attach(self.owner(number))
 
+    def _offer_and_crash(self, number: int) -> None:
+        """To a node whose socket it has itself; its call of the engine dies with it."""
+        session = self.sessions[number]
+        node = self.nodes[session.node]
+        if node.socket == self.owner(number) and len(node.running) < self.size.capacity:
+            node.running |= {number}
+            self.ran, self.unsaid = self.ran | {number}, self.unsaid | {number}
+            session.state = "live"
+        self._crash(self.owner(number))
+
     def _crash(self, r: int) -> None:
         self.replicas[r].alive = False
         for number, session in enumerate(self.sessions):
@@ -347,6 +379,10 @@ class World:
         for node in self.nodes:
             if node.socket == r:
                 node.socket = -1
+
+    def _can_end(self, number: int, node: Node) -> bool:
+        """Whether a node can tell of the end; of what only it knows it tells when it is back."""
+        return number in node.running and (number not in self.unsaid or node.socket != -1)
 
     def _orphan_ends(self, number: int) -> None:
         node = self.sessions[number].node

@@ -34,7 +34,38 @@ def wrong(world: "World") -> str:
         return f"the project has {len(slots)} slots"
     barred = world.size.limit and len(slots) >= world.size.limit
     waits = data.get(f"{P}line") and data.get(f"{P}free") and "recover" not in data[f"{P}meta"] and not barred
-    return "a session waits beside a free slot" if waits else _leak(world, claims) or _untold(world, claims)
+    return "a session waits beside a free slot" if waits else _of_claims(world, claims)
+
+
+def _of_claims(world: "World", claims: dict[str, str]) -> str:
+    return _leak(world, claims) or _untold(world, claims) or _journal(world, claims)
+
+
+def _journal(world: "World", claims: dict[str, str]) -> str:
+    """What is served is in the journal, open as long as it has something, ended behind that."""
+    data = world.commands.data
+    entries = {name: entry.split("|") for name, entry in data.get(f"{P}journal", {}).items()}
+    over = {name for name, entry in entries.items() if entry[3]}
+    if over != {*data.get(f"{P}ended", {}), *data.get(f"{P}maybe", {})}:
+        return f"ended in the journal: {sorted(over)}"
+    for name, claim in claims.items():
+        if claim.split("|")[2] == "1" and (name not in entries or name in over):
+            return f"{name} is live, and its journal says {entries.get(name)}"
+    for name in entries.keys() - over:
+        if name not in claims and name not in data.get(f"{P}waiting", {}):
+            return f"{name} has nothing, and its journal has no end"
+    if world.size.wipe or not _at_rest(world):
+        return ""
+    for number in world.ran:
+        doubt = f"s{number}" in data.get(f"{P}maybe", {}) and not any(number in node.running for node in world.nodes)
+        if f"s{number}" not in entries or (doubt and not _may_come(world, number)):
+            return f"s{number} was served, and the journal has nothing of it"
+    return ""
+
+
+def _may_come(world: "World", number: int) -> bool:
+    """Whether the only one who knows of a session has gone with it: its node, which has booted anew."""
+    return number in world.unsaid and world.faults["reboot"] < world.size.reboot
 
 
 def _at_rest(world: "World") -> bool:

@@ -38,6 +38,8 @@ class Machine(RuleBasedStateMachine):
         self.up: set[str] = set()
         self.live: set[str] = set()
         self.excluded: dict[str, str] = {}
+        self.begun: set[str] = set()  # by the journal: those that have not ended, and those that have
+        self.over: set[str] = set()
         self.project: dict[str, str] = {}
         self.told: dict[str, tuple[int, str]] = {}  # of its node, by the last word to a session's owner
         for number, replica in enumerate(self.replicas):
@@ -59,7 +61,13 @@ class Machine(RuleBasedStateMachine):
     def store(self, session: str) -> Any:
         return self.replicas[self.owner[session]].store
 
+    def ends(self, session: str) -> None:
+        if session in self.begun:
+            self.begun.discard(session)
+            self.over.add(session)
+
     def forget(self, session: str) -> None:
+        self.ends(session)
         self.owner.pop(session, None)
         self.live.discard(session)
         self.excluded.pop(session, None)
@@ -89,6 +97,9 @@ class Machine(RuleBasedStateMachine):
         options |= {"project": project, "limit": LIMITS.get(project, 0)}
         standing = self.do(self.store(session).reserve(session, **options))
         self.granted(session, standing)
+        if not known and exclude and session in self.over:
+            self.over.discard(session)
+            self.begun.add(session)
         if not known and exclude:
             self.excluded[session] = exclude
             assert not isinstance(standing, Grant) or standing.node != exclude
@@ -113,6 +124,8 @@ class Machine(RuleBasedStateMachine):
         if what == "begin":
             if self.do(store.begin(session)):
                 self.live.add(session)
+                self.begun.add(session)
+                self.over.discard(session)
         elif what == "yield":
             self.granted(session, self.do(store.yield_slot(session)))
             if session not in self.live:
@@ -133,6 +146,13 @@ class Machine(RuleBasedStateMachine):
         standing = self.do(self.store(session).take_over(session, **share))
         assert standing == before
         self.granted(session, standing)
+
+    @precondition(lambda self: self.over)
+    @rule(data=st.data(), replica=REPLICA)
+    def confirm(self, data: Any, replica: int) -> None:
+        session = data.draw(st.sampled_from(sorted(self.over | self.begun)))
+        self.do(self.replicas[replica].store.confirm([session]))
+        self.over.discard(session)
 
     @rule(node=NODES, replica=REPLICA, capacity=st.integers(1, 3), open=st.booleans())
     def node_up(self, node: str, replica: int, capacity: int, open: bool) -> None:
@@ -200,6 +220,12 @@ class Machine(RuleBasedStateMachine):
             assert held.live == (session in self.live)
             assert (held.epoch, held.replica) == (view.nodes[held.node].epoch, view.nodes[held.node].replica)
             assert self.do(self.replicas[0].store.find(session)) == held
+
+    @invariant()
+    def the_journal_has_what_ended(self) -> None:
+        entries = self.do(self.replicas[0].store.journal(0.0))
+        assert sorted(entry.id for entry in entries) == sorted(self.over)
+        assert all(entry.began <= entry.ended for entry in entries)
 
     @invariant()
     def places_follow_the_line(self) -> None:

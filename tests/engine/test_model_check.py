@@ -94,7 +94,10 @@ MUTATIONS = {
                 "local function give(waiter, node)",
                 "local function give(waiter, node)\n  call('HINCRBY', META, 'used', 1)",
             ),
-            ("function run.release(session)", "function run.release(session)\n  call('HINCRBY', META, 'used', -1)"),
+            (
+                "function run.release(session, why)",
+                "function run.release(session, why)\n  call('HINCRBY', META, 'used', -1)",
+            ),
         ],
         "the engine gave 2 slots",
     ),
@@ -168,6 +171,47 @@ MUTATIONS = {
         [("if old and not same and old.replica ~= me then", "if false then")],
         "has a socket of n0",
     ),
+    "a begin is not in the journal": (
+        Size(1, 1, 1),
+        True,
+        [
+            (
+                "  put_claim(claim)\n  note_begin(claim)\n  return { 'OK', '1' }",
+                "  put_claim(claim)\n  return { 'OK', '1' }",
+            )
+        ],
+        "is live, and its journal says",
+    ),
+    "a release does not end it in the journal": (
+        Size(1, 1, 1),
+        True,
+        [("  note_end(session, why or '')\n", "")],
+        "has nothing, and its journal has no end",
+    ),
+    "the loss of a node does not end it in the journal": (
+        Size(1, 1, 1, reboot=1),
+        True,
+        [("  note_end(claim.session, 'node lost')\n", ""), ("  note_end(session, why or '')\n", "")],
+        "has nothing, and its journal has no end",
+    ),
+    "who takes a session up does not open its journal again": (
+        Size(1, 1, 1, wipe=1),
+        True,
+        [("  if claim.live then note_begin(claim) end\n", "")],
+        "is live, and its journal says",
+    ),
+    "reservations go with their replica without a trace": (
+        Size(1, 1, 1, crash=1),
+        True,
+        [("      note_maybe(claim, grace)\n", "")],
+        "the journal has nothing of it",
+    ),
+    "nodes are not believed": (
+        Size(1, 1, 1, crash=1),
+        True,
+        [("      note_surely(session, id)\n", "")],
+        "the journal has nothing of it",
+    ),
     "nobody is served when a slot is given back": (
         Size(2, 1, 1),
         True,
@@ -213,6 +257,7 @@ def _random_command(chance, members):
         [
             ("HSET", "h", member, number, other, number),
             ("HGET", "h", member),
+            ("HSETNX", "h", member, number),
             ("HMGET", "h", member, other),
             ("HDEL", "h", member, other),
             ("HEXISTS", "h", member),

@@ -133,6 +133,9 @@ class MemoryLedger:
     def open_among(self, names: Collection[str]) -> Mapping[str, SessionRow]:
         return {row.id: row for row in self.open_sessions() if row.id in names}
 
+    def whole_among(self, names: Collection[str]) -> Collection[str]:
+        return [name for name in names if (row := self.disk.sessions.get(name)) and row.ended is not None]
+
     def recorded_among(self, names: Collection[str]) -> Collection[str]:
         return [name for name in names if name in self.disk.sessions]
 

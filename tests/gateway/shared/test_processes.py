@@ -1,16 +1,21 @@
 """Two bridges in processes of their own over one Valkey and one PostgreSQL; one of them is killed or stopped."""
 
+import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from drivers.postgres_server import PostgresServer, postgres_server, programs
 from engine.sentinel import service
 from engine.valkey import Server, program
 from gateway.shared.replicas import candidate
 from rtcbridge.drivers.ledger import KeyStore, open_store
+from rtcbridge.drivers.ledger.ledger import LedgerReader
+from rtcbridge.ports import SessionRow
 from rtcbridge.testing import FakeNode
 from rtcbridge.testing.extended import ExtendedClient
 from wire.live import Program
@@ -52,6 +57,7 @@ class Pair:
         config = folder / "rtcbridge.toml"
         config.write_text(_CONFIG.format(store=store, engine=engine))
         self.log: list[str] = []
+        self.store, self.engine = store, engine
         self.old, self.new = (Program(config, self.log) for _ in range(2))
         with open_store(store) as database:
             keys = KeyStore(database)
@@ -61,6 +67,18 @@ class Pair:
     def node(self) -> FakeNode:
         """A node at the replica that stays."""
         return FakeNode(f"ws://127.0.0.1:{self.new.port}", self.node_key, labels={"updates": True})
+
+    async def until_gone(self, *keys: str) -> None:
+        """Wait until the engine has nothing under these keys; nothing tells of that."""
+        with redis.Redis.from_url(self.engine) as engine:
+            async with asyncio.timeout(20):
+                while any(engine.exists(f"rtcbridge:{{default}}:{key}") for key in keys):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+
+    def rows(self) -> list[SessionRow]:
+        """What the ledger has."""
+        with open_store(self.store) as database:
+            return list(LedgerReader(database).sessions())
 
     def client(self, replica: Program) -> ExtendedClient:
         return ExtendedClient(f"ws://127.0.0.1:{replica.port}", self.client_key)
@@ -180,3 +198,33 @@ async def test_a_replica_that_stops_hands_over_all_that_it_has(pair: Pair) -> No
         await after[1].expect("node_status", status="waiting")
         for client in after[1:]:
             await client.close()
+
+
+@pytest.mark.parametrize("end", ["closed", "left behind"])
+async def test_what_a_killed_replica_could_not_write_is_in_the_ledger_once(
+    pair: Pair, postgres: PostgresServer, end: str
+) -> None:
+    """It began while the store stood still, and was over, or not, when its bridge was killed."""
+    async with pair.node() as node:
+        client = pair.client(pair.old)
+        await client.connect()
+        await client.expect("auth_success")
+        began = time.time()
+        with postgres.frozen():
+            await client.start_session("first")
+            session = str(await node.until(lambda: next(iter(node.connected), None), "media"))
+            if end == "closed":
+                await client.close()
+                await node.expect("session_end", session=session)
+                await pair.until_gone("sessions")
+            await pair.old.kill()
+            ended = time.time()
+        if end == "left behind":
+            await node.send("session_state", session=session, state="closed")
+        await pair.until_gone("sessions", "journal", "ended", "maybe")
+        (row,) = pair.rows()
+        assert (row.id, row.node, row.project, row.pool) == (session, node.payload["node"], "TEST01", "default")
+        assert row.ended is not None
+        if end == "closed":
+            assert began - 0.1 < row.started <= row.ended < ended + 0.1
+            assert row.reason != "bridge lost"

@@ -7,7 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 
 from rtcbridge.drivers.engine.memory_pool import Pool, Share, Waiter
-from rtcbridge.drivers.engine.names import checked, checked_info
+from rtcbridge.drivers.engine.names import checked, checked_info, printable
 from rtcbridge.ports_engine import (
     FencedError,
     Lead,
@@ -20,6 +20,7 @@ from rtcbridge.ports_engine import (
     Standing,
     Wake,
 )
+from rtcbridge.ports_journal import Journaled
 
 
 class MemoryHub:
@@ -71,6 +72,8 @@ class MemoryStore:
         pool, share = self._pool, Share(project, limit)
         new = session not in pool.claims and session not in pool.waiters
         if new:
+            if exclude:
+                pool.journal.again(session)
             pool.enter(session, Waiter(self._me, exclude, pool.key(session, rank, front), share))
         elif session in pool.waiters:
             pool.waiters[session].share = share
@@ -78,6 +81,7 @@ class MemoryStore:
         standing = pool.standing(session)
         if new and isinstance(standing, Place) and not patient and standing.place > standing.supply:
             pool.leave(session)
+            pool.journal.end(session, "full")
         return standing
 
     async def succeed(self, session: str, old: str, *, rank: int = 0, project: str = "", limit: int = 0) -> Standing:
@@ -99,7 +103,7 @@ class MemoryStore:
             return await self.reserve(session, rank=rank, front=True, project=project, limit=limit)
         return pool.standing(session)
 
-    async def release(self, session: str) -> bool:
+    async def release(self, session: str, reason: str = "") -> bool:
         """See `Store`."""
         pool = self._pool
         has = pool.claims.get(session) or pool.waiters.get(session)
@@ -107,15 +111,26 @@ class MemoryStore:
             return False  # another's by now
         pool.lost.discard(session)
         known = pool.leave(session)
+        pool.journal.end(session, printable(reason))
         self._pool.serve()
         return known
 
     async def begin(self, session: str) -> bool:
         """See `Store`."""
-        if (claim := self._pool.claims.get(session)) is None:
-            return False
-        claim.live = True
-        return True
+        return self._pool.begin(session)
+
+    async def served(self, node: str, sessions: Sequence[str]) -> None:
+        """See `Store`."""
+        for session in sessions:
+            self._pool.served(session, node)
+
+    async def journal(self, age: float = 1.0, limit: int = 1_000) -> Sequence[Journaled]:
+        """See `Store`."""
+        return list(itertools.islice(self._pool.journal.over(age), limit))
+
+    async def confirm(self, sessions: Sequence[str]) -> None:
+        """See `Store`."""
+        self._pool.journal.confirm(sessions)
 
     async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
         """See `Store`."""
@@ -125,9 +140,9 @@ class MemoryStore:
             if claim.node.id != node:
                 return False
             pool.take(session, self._me)
-            claim.live = True
             if not claim.share.project:
                 pool.charge(session, claim, Share(project, limit))
+            pool.begin(session)
             if claim.node.epoch != epoch:
                 pool.wake(self._me, News.MOVED, session, claim.node)
             return True

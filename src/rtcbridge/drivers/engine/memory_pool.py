@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+import time
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
+from rtcbridge.drivers.engine.memory_journal import LEFT, Journal
 from rtcbridge.ports_engine import Grant, News, NodeView, Place, SessionView, Standing, Wake
 
 
@@ -92,6 +94,7 @@ class Pool:
         self.leader, self.until, self.token = "", 0.0, 0
         self.supply, self.cause = 0, ""
         self.clock = clock
+        self.journal = Journal(clock, time.time)
         self.lost: set[str] = set()  # sessions whose owner is told so: what they get now is no news of theirs
         self._gone = 0  # no node that has gone had a higher epoch
         self._order = itertools.count(1)
@@ -170,6 +173,7 @@ class Pool:
         claim = self.claims[session]
         owner = claim.owner
         self.leave(session)
+        self.journal.end(session, "node lost")
         if owner:
             self.lost.add(session)
             self.enter(session, Waiter(owner, "", self.key(session, 0, True), claim.share))
@@ -180,7 +184,24 @@ class Pool:
         node.sessions.add(session)
         claim = self.claims[session] = Claim(node, owner, share, live)
         self.charge(session, claim, share)
+        if live:
+            self.journal.begin(session, node.id, share.project)
         return claim
+
+    def begin(self, session: str) -> bool:
+        """The offer goes to the node."""
+        if (claim := self.claims.get(session)) is None:
+            return False
+        claim.live = True
+        self.journal.begin(session, claim.node.id, claim.share.project)
+        return True
+
+    def served(self, session: str, node: str) -> None:
+        """A node says that it serves it."""
+        if (claim := self.claims.get(session)) is None:
+            self.journal.surely(session, node)
+        elif claim.node.id == node and not claim.live:
+            self.begin(session)
 
     def take(self, session: str, owner: str) -> None:
         """Let what a session has be another replica's."""
@@ -228,6 +249,8 @@ class Pool:
         now = self.clock()
         for session in [session for session, claim in self.claims.items() if claim.orphaned <= now]:
             self.leave(session)
+            self.journal.end(session, LEFT)
+        self.journal.expire()
 
     def bury(self, replica: str, grace: float) -> None:
         """A replica has gone: see `pool.lua`."""
@@ -239,9 +262,11 @@ class Pool:
                 self.orphan(session, claim, grace)
             elif claim.owner == replica:
                 self.leave(session)
+                self.journal.maybe(session, claim.node.id, claim.share.project, grace)
         for session, waiter in list(self.waiters.items()):
             if waiter.owner == replica:
                 self.leave(session)
+                self.journal.end(session, LEFT)
         if self.leader == replica:
             self.leader = ""
         self.serve()

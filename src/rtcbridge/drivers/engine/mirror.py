@@ -94,7 +94,7 @@ class Mirror:
         self.held: dict[str, Held] = {}
         self.waiting: dict[str, Waiting] = {}
         self.nodes: dict[str, NodeHere] = {}
-        self.releasing: set[str] = set()  # given back, but the engine has not said that it knows
+        self.releasing: dict[str, str] = {}  # given back, and why, but the engine has not said that it knows
         self._calls: dict[str, int] = {}
         self._kept: dict[str, list[Rumour]] = {}
 

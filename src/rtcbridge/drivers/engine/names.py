@@ -2,6 +2,8 @@
 
 from rtcbridge.ports_engine import INFO_LIMIT
 
+_REASON = 200  # characters
+
 
 def checked(*names: str) -> None:
     """Raise ValueError for a name that the engine's records cannot hold."""
@@ -19,3 +21,8 @@ def checked_info(info: str) -> str:
     if size > INFO_LIMIT:
         raise ValueError(f"a node's info has {size} bytes; {INFO_LIMIT} are allowed")
     return info
+
+
+def printable(reason: str) -> str:
+    """Why a session ended, as any engine and any ledger takes it: a node may have said it."""
+    return "".join(each if each.isprintable() else " " for each in reason[:_REASON])

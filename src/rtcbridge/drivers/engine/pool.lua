@@ -5,24 +5,24 @@ local P, cmd, me = KEYS[1], ARGV[1], ARGV[3]
 local META, NODES, INFO, FREE, SESSIONS = P .. 'meta', P .. 'nodes', P .. 'info', P .. 'free', P .. 'sessions'
 local EXCLUDING = P .. 'excluding'
 local LINE, WAITING, AWAY, REPLICAS, ORPHANS = P .. 'line', P .. 'waiting', P .. 'away', P .. 'replicas', P .. 'orphans'
+local JOURNAL, ENDED, MAYBE = P .. 'journal', P .. 'ended', P .. 'maybe'
 local call = redis.call
 local STEP = 4294967296 -- between two ranks of the line; within one, the order of coming
 local FRONT = -2000
+local JOURNAL_LIMIT = 200000 -- ended sessions that are kept for the ledger
 
 local function now()
   local time = call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
-local function micros()
-  local time = call('TIME')
-  return time[1] * 1000000 + time[2]
-end
-
 -- What takes a record apart in one call. Literals, since all of this is run anew with each call.
 local NODE = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
 local WAITER = NODE
 local CLAIM = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)|([^|]*)$'
+
+local ENTRY = '^([^|]*)|([^|]*)|([^|]*)|([^|]*)|(.*)$'
+local OPEN = '^[^|]*|[^|]*|[^|]*||$' -- one without an end
 
 local function integer(number) return string.format('%.0f', number) end
 
@@ -94,11 +94,6 @@ local function wake(owner, news, session, node)
   end
 end
 
--- News of a node, to the replica that has or had its socket and would tell of it after a loss of the engine's data.
-local function wake_replica(node, news)
-  if node.replica ~= me then wake(node.replica, news, '', node) end
-end
-
 local function drop_claim(claim)
   call('HDEL', SESSIONS, claim.session)
   call('SREM', P .. 'node:' .. claim.node, claim.session)
@@ -142,17 +137,55 @@ end
 local function score_of(rank) return rank * STEP + call('HINCRBY', META, 'last', 1) end
 local function front_score() return FRONT * STEP - call('HINCRBY', META, 'pushed', 1) end
 
--- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session
--- succeed it, or releases it: in between, nobody overtakes it.
-local function lose(claim, node)
-  drop_claim(claim)
-  if claim.owner ~= '|' then
-    put_waiter({
-      session = claim.session, exclude = '', token = '', project = claim.project, limit = claim.limit,
-      owner = claim.owner,
-    }, front_score())
-    wake(claim.owner, 'lost', claim.session, node)
+-- journal: "node|project|when it began|when it ended, or nothing|why", of sessions whose offer has gone to the node; the
+-- ended ones are in `ended`, too, by when, until the leader's audit has found them in the ledger.
+local function entry_of(session)
+  local value = call('HGET', JOURNAL, session)
+  if not value then return nil end
+  local node, project, began, ended, why = string.match(value, ENTRY)
+  return { session = session, node = node, project = project, began = began, ended = ended, why = why }
+end
+
+local function put_entry(entry)
+  local text = { entry.node, entry.project, entry.began, entry.ended, entry.why }
+  call('HSET', JOURNAL, entry.session, table.concat(text, '|'))
+end
+
+local function drop_entry(session)
+  call('HDEL', JOURNAL, session)
+  call('ZREM', ENDED, session)
+  call('ZREM', MAYBE, session)
+end
+
+-- The offer of a session goes to the node, or another has said that it did.
+local function note_begin(claim)
+  local text = claim.node .. '|' .. claim.project .. '|' .. integer(now()) .. '||'
+  if call('HSETNX', JOURNAL, claim.session, text) == 1 then return end
+  local entry = entry_of(claim.session)
+  if entry.ended ~= '' then
+    call('ZREM', ENDED, claim.session)
+    call('ZREM', MAYBE, claim.session)
   end
+  entry.node, entry.ended, entry.why = claim.node, '', ''
+  if entry.project == '' then entry.project = claim.project end
+  put_entry(entry)
+end
+
+-- A session has nothing any more; the first end counts.
+local function note_end(session, why)
+  local value = call('HGET', JOURNAL, session)
+  if not value or not string.find(value, OPEN) then return end
+  local time = integer(now())
+  call('HSET', JOURNAL, session, string.sub(value, 1, -2) .. time .. '|' .. why)
+  call('ZADD', ENDED, time, session)
+end
+
+-- It did go out.
+local function note_surely(session, node)
+  local entry = call('ZSCORE', MAYBE, session) and entry_of(session)
+  if not entry or (node ~= '' and entry.node ~= node) then return end
+  call('ZREM', MAYBE, session)
+  call('ZADD', ENDED, entry.ended, session)
 end
 
 -- Tell of an orphan, but while owners are still coming back.
@@ -166,18 +199,6 @@ local function tell_orphans()
     local claim = claim_of(session)
     local node = claim and node_of(claim.node)
     if node then tell_orphan(node, session) end
-  end
-end
-
--- A node has another socket, or none any more: who has a slot there is told.
-local function tell_moved(node)
-  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. node.id)) do
-    local claim = claim_of(session)
-    if claim.epoch ~= node.epoch then
-      claim.epoch = node.epoch
-      put_claim(claim)
-    end
-    if claim.owner == '|' then tell_orphan(node, session) else wake(claim.owner, 'moved', session, node) end
   end
 end
 
@@ -241,7 +262,6 @@ local function serve_unless_recovering(caller)
   if call('ZCARD', LINE) > 0 and call('ZCARD', FREE) > 0 and recovering() == 0 then serve(caller) end
 end
 
-local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
 -- How many slots are on their way; -1 while none is given away, behind a loss of the data: what a place means is not
 -- known before that.
 local function supply()
@@ -267,6 +287,134 @@ local function standing(session)
   return { 'none', serial }
 end
 
+local run = {}
+
+function run.reserve(session, rank, front, exclude, patient, at, project, limit)
+  if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then
+    local waiter = waiter_of(session)
+    if waiter and (waiter.project ~= project or waiter.limit ~= limit) then
+      waiter.project, waiter.limit = project, limit
+      note_waiter(waiter)
+      serve_unless_recovering(session)
+    end
+    return standing(session)
+  end
+  if exclude ~= '' then -- it is tried on another node, and goes on
+    local entry = entry_of(session)
+    if entry and not call('ZSCORE', MAYBE, session) then note_begin(entry) end
+  end
+  local meta = call('HMGET', META, 'recover', 'serial')
+  if not meta[1] and call('ZCARD', LINE) == 0 and not at_limit(project, limit) then
+    local node = free_node(exclude)
+    if node then
+      give({ session = session, token = '', project = project, limit = limit, owner = me }, node)
+      return { 'grant', meta[2] or '0', node.id, integer(node.epoch), replica_of(node) }
+    end
+  end
+  local score
+  if at ~= '' then
+    score = tonumber(at)
+    local order = score % STEP
+    if score > FRONT * STEP and order > tonumber(call('HGET', META, 'last') or '0') then
+      call('HSET', META, 'last', integer(order))
+    elseif score <= FRONT * STEP and FRONT * STEP - score > tonumber(call('HGET', META, 'pushed') or '0') then
+      call('HSET', META, 'pushed', integer(FRONT * STEP - score))
+    end
+  else
+    score = front == '1' and front_score() or score_of(tonumber(rank))
+  end
+  put_waiter({
+    session = session, exclude = exclude, token = '', project = project, limit = limit, owner = me,
+  }, score)
+  serve_unless_recovering(session)
+  local found = standing(session)
+  local slots = tonumber(found[4])
+  if found[1] == 'place' and patient == '0' and slots >= 0 and tonumber(found[3]) > slots then
+    drop_waiter(waiter_of(session))
+    note_end(session, 'full')
+    found[1] = 'out'
+  end
+  return found
+end
+
+function run.release(session, why)
+  local claim = claim_of(session)
+  local waiter = not claim and waiter_of(session)
+  local had = claim or waiter
+  if had and had.owner ~= me and had.owner ~= '|' then return { 'OK', '0' } end -- another's by now
+  note_end(session, why or '')
+  if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
+  serve_unless_recovering('')
+  return { 'OK', '1' }
+end
+
+function run.begin(session)
+  local claim = claim_of(session)
+  if not claim then return { 'OK', '0' } end
+  claim.live = true
+  put_claim(claim)
+  note_begin(claim)
+  return { 'OK', '1' }
+end
+
+if cmd ~= 'attach' then
+  local known = call('HMGET', META, 'engine', 'g:' .. me)
+  if known[1] ~= ARGV[2] then return { 'ENGINE' } end
+  if not known[2] and cmd == 'begin' then note_surely(ARGV[5], '') end -- too late for its slot, but it is true
+  if not known[2] then return { 'FENCED' } end
+  if known[2] ~= ARGV[4] then return { 'STALE' } end
+end
+-- Whatever follows is made anew with each call, too: those that come most go before.
+if run[cmd] then return run[cmd](unpack(ARGV, 5)) end
+
+local function micros()
+  local time = call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- News of a node, to the replica that has or had its socket and would tell of it after a loss of the engine's data.
+local function wake_replica(node, news)
+  if node.replica ~= me then wake(node.replica, news, '', node) end
+end
+
+-- A reservation goes with its replica, whose last word, that the offer went out, may not have come: the node may know.
+local function note_maybe(claim, grace)
+  local entry = entry_of(claim.session)
+  if entry then return note_end(claim.session, 'bridge lost') end
+  local time = integer(now())
+  put_entry({
+    session = claim.session, node = claim.node, project = claim.project, began = time, ended = time, why = 'bridge lost',
+  })
+  call('ZADD', MAYBE, now() + grace, claim.session)
+end
+
+-- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session
+-- succeed it, or releases it: in between, nobody overtakes it.
+local function lose(claim, node)
+  drop_claim(claim)
+  note_end(claim.session, 'node lost')
+  if claim.owner ~= '|' then
+    put_waiter({
+      session = claim.session, exclude = '', token = '', project = claim.project, limit = claim.limit,
+      owner = claim.owner,
+    }, front_score())
+    wake(claim.owner, 'lost', claim.session, node)
+  end
+end
+
+-- A node has another socket, or none any more: who has a slot there is told.
+local function tell_moved(node)
+  for _, session in ipairs(call('SMEMBERS', P .. 'node:' .. node.id)) do
+    local claim = claim_of(session)
+    if claim.epoch ~= node.epoch then
+      claim.epoch = node.epoch
+      put_claim(claim)
+    end
+    if claim.owner == '|' then tell_orphan(node, session) else wake(claim.owner, 'moved', session, node) end
+  end
+end
+
+local function version_of_nodes() return redis.sha1hex(table.concat(call('HGETALL', NODES), ' ')) end
 local function orphan(claim, grace)
   claim.owner = '|'
   put_claim(claim)
@@ -290,11 +438,13 @@ local function bury(replica, grace)
     local claim, waiter = claim_of(session), waiter_of(session)
     if waiter then
       drop_waiter(waiter)
+      note_end(session, 'bridge lost')
     elseif claim and claim.live then
       disown(replica, session)
       orphan(claim, grace)
     elseif claim then
       drop_claim(claim)
+      note_maybe(claim, grace)
     end
   end
   call('ZREM', REPLICAS, replica)
@@ -309,7 +459,10 @@ local function reap(grace)
   for _, session in ipairs(call('ZRANGEBYSCORE', ORPHANS, '-inf', '(' .. integer(time))) do
     local claim = claim_of(session)
     if claim then drop_claim(claim) else call('ZREM', ORPHANS, session) end
+    note_end(session, 'bridge lost')
   end
+  for _, session in ipairs(call('ZRANGEBYSCORE', MAYBE, '-inf', '(' .. integer(time))) do drop_entry(session) end
+  for _ = JOURNAL_LIMIT + 1, call('ZCARD', ENDED) do drop_entry(call('ZRANGE', ENDED, 0, 0)[1]) end
 end
 
 local function wipe()
@@ -319,9 +472,8 @@ local function wipe()
     call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
   end
   call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, EXCLUDING, REPLICAS, ORPHANS)
+  for _, session in ipairs(call('HKEYS', JOURNAL)) do note_end(session, 'bridge lost') end -- unless it is said again
 end
-
-local run = {}
 
 -- Join or come back: the server's run, lease and grace in ms, a new engine's epoch. A server that is not the one that
 -- made the epoch may have lost the last of what was written: it counts as empty.
@@ -364,49 +516,6 @@ function run.leave(grace)
   return { 'OK' }
 end
 
-function run.reserve(session, rank, front, exclude, patient, at, project, limit)
-  if call('HEXISTS', SESSIONS, session) == 1 or call('HEXISTS', WAITING, session) == 1 then
-    local waiter = waiter_of(session)
-    if waiter and (waiter.project ~= project or waiter.limit ~= limit) then
-      waiter.project, waiter.limit = project, limit
-      note_waiter(waiter)
-      serve_unless_recovering(session)
-    end
-    return standing(session)
-  end
-  local meta = call('HMGET', META, 'recover', 'serial')
-  if not meta[1] and call('ZCARD', LINE) == 0 and not at_limit(project, limit) then
-    local node = free_node(exclude)
-    if node then
-      give({ session = session, token = '', project = project, limit = limit, owner = me }, node)
-      return { 'grant', meta[2] or '0', node.id, integer(node.epoch), replica_of(node) }
-    end
-  end
-  local score
-  if at ~= '' then
-    score = tonumber(at)
-    local order = score % STEP
-    if score > FRONT * STEP and order > tonumber(call('HGET', META, 'last') or '0') then
-      call('HSET', META, 'last', integer(order))
-    elseif score <= FRONT * STEP and FRONT * STEP - score > tonumber(call('HGET', META, 'pushed') or '0') then
-      call('HSET', META, 'pushed', integer(FRONT * STEP - score))
-    end
-  else
-    score = front == '1' and front_score() or score_of(tonumber(rank))
-  end
-  put_waiter({
-    session = session, exclude = exclude, token = '', project = project, limit = limit, owner = me,
-  }, score)
-  serve_unless_recovering(session)
-  local found = standing(session)
-  local slots = tonumber(found[4])
-  if found[1] == 'place' and patient == '0' and slots >= 0 and tonumber(found[3]) > slots then
-    drop_waiter(waiter_of(session))
-    found[1] = 'out'
-  end
-  return found
-end
-
 -- What a session that was lost has in line goes to another, or what it has got since.
 function run.succeed(session, old, rank, project, limit)
   local claim, waiter = claim_of(old), waiter_of(old)
@@ -429,22 +538,41 @@ function run.succeed(session, old, rank, project, limit)
   return standing(session)
 end
 
-function run.release(session)
-  local claim = claim_of(session)
-  local waiter = not claim and waiter_of(session)
-  local had = claim or waiter
-  if had and had.owner ~= me and had.owner ~= '|' then return { 'OK', '0' } end -- another's by now
-  if claim then drop_claim(claim) elseif waiter then drop_waiter(waiter) else return { 'OK', '0' } end
-  serve_unless_recovering('')
-  return { 'OK', '1' }
+-- A node serves these sessions: their offers went out, whether their bridge lived to say so or not.
+function run.served(id, ...)
+  for _, session in ipairs({ ... }) do
+    local claim = claim_of(session)
+    if claim and claim.node == id and not claim.live then
+      claim.live = true
+      put_claim(claim)
+      note_begin(claim)
+    elseif not claim then
+      note_surely(session, id)
+    end
+  end
+  return { 'OK' }
 end
 
-function run.begin(session)
-  local claim = claim_of(session)
-  if not claim then return { 'OK', '0' } end
-  claim.live = true
-  put_claim(claim)
-  return { 'OK', '1' }
+-- Of sessions that ended some ms ago, the oldest. None while it is not known whose sessions go on.
+function run.journal(age, limit)
+  local found, until_ = { 'OK' }, now() - tonumber(age)
+  if recovering() > 0 then return found end
+  for _, session in ipairs(call('ZRANGE', ENDED, 0, tonumber(limit) - 1)) do
+    local entry = entry_of(session)
+    if tonumber(entry.ended) > until_ then break end
+    for _, value in ipairs({ session, entry.node, entry.project, entry.began, entry.ended, entry.why }) do
+      found[#found + 1] = value
+    end
+  end
+  return found
+end
+
+-- The ledger has these sessions with their ends.
+function run.confirm(...)
+  for _, session in ipairs({ ... }) do
+    if call('ZSCORE', ENDED, session) then drop_entry(session) end
+  end
+  return { 'OK' }
 end
 
 -- Say that a session has a slot of a node: after a loss of the engine's data, or after its owner's death.
@@ -468,6 +596,7 @@ function run.hold(session, id, epoch, live, project, limit)
     }
   end
   put_claim(claim)
+  if claim.live then note_begin(claim) end
   refree(node)
   local serial = call('HGET', META, 'serial') or '0'
   return { 'OK', integer(node.epoch), serial, replica_of(node), claim.project, claim.limit }
@@ -579,6 +708,7 @@ function run.node(id, capacity, socket, epoch, fresh, open, info, grace, slots, 
       local claim = { session = session, node = id, epoch = node.epoch, live = true, token = '' }
       claim.project, claim.limit = waiter and waiter.project or '', waiter and waiter.limit or '0'
       orphan(claim, tonumber(grace))
+      note_begin(claim)
     end
   end
   refree(node)
@@ -678,10 +808,4 @@ function run.look()
   }
 end
 
-if cmd ~= 'attach' then
-  local known = call('HMGET', META, 'engine', 'g:' .. me)
-  if known[1] ~= ARGV[2] then return { 'ENGINE' } end
-  if not known[2] then return { 'FENCED' } end
-  if known[2] ~= ARGV[4] then return { 'STALE' } end
-end
 return run[cmd](unpack(ARGV, 5))

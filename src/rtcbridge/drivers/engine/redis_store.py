@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from redis.exceptions import NoScriptError, ResponseError
 
 from rtcbridge.drivers.engine.mirror import Mirror, NodeHere, Rumour, Wish, about_node, parse_rumour
-from rtcbridge.drivers.engine.names import checked, checked_info
+from rtcbridge.drivers.engine.names import checked, checked_info, printable
 from rtcbridge.drivers.engine.pipe import BACKOFF, PipeDownError
 from rtcbridge.drivers.engine.redis_telling import Telling, node_arguments
-from rtcbridge.drivers.engine.redis_views import pairs, places, pool_view, session_view
+from rtcbridge.drivers.engine.redis_views import journaled, pairs, places, pool_view, session_view
 from rtcbridge.ports_engine import (
     EngineAwayError,
     EngineError,
@@ -28,6 +28,7 @@ from rtcbridge.ports_engine import (
     Standing,
     Wake,
 )
+from rtcbridge.ports_journal import Journaled
 
 if TYPE_CHECKING:
     from rtcbridge.drivers.engine.redis_engine import RedisEngine
@@ -159,7 +160,7 @@ class RedisStore:
         """See `Store`."""
         checked(session, exclude, project)
         with self._calling(session):
-            self.mirror.releasing.discard(session)
+            self.mirror.releasing.pop(session, None)
             how = (rank, int(front), exclude, int(patient), "", project, limit)
             answer = await self.call("reserve", session, *how)
             if (old := self.mirror.wish(session)) is not None:
@@ -170,18 +171,18 @@ class RedisStore:
         """See `Store`."""
         checked(session, old, project)
         with self._calling(session):
-            self.mirror.releasing.discard(session)
+            self.mirror.releasing.pop(session, None)
             answer = await self.call("succeed", session, old, rank, project, limit)
             return self._standing(session, answer, Wish(rank, "", project, limit))
 
-    async def release(self, session: str) -> bool:
+    async def release(self, session: str, reason: str = "") -> bool:
         """See `Store`."""
         checked(session)
         with self._calling(session):
             self.mirror.forget(session)
-            self.mirror.releasing.add(session)
-            known = bool((await self.call("release", session))[1] == b"1")
-            self.mirror.releasing.discard(session)
+            reason = self.mirror.releasing[session] = printable(reason)
+            known = bool((await self.call("release", session, reason))[1] == b"1")
+            self.mirror.releasing.pop(session, None)
             return known
 
     async def begin(self, session: str) -> bool:
@@ -191,6 +192,11 @@ class RedisStore:
             if (held := self.mirror.held.get(session)) is not None:
                 held.live = True
             return bool((await self.call("begin", session))[1] == b"1")
+
+    async def served(self, node: str, sessions: Sequence[str]) -> None:
+        """See `Store`."""
+        checked(node, *sessions)
+        await self.call("served", node, *sessions)
 
     async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
         """See `Store`."""
@@ -212,7 +218,7 @@ class RedisStore:
         """See `Store`."""
         checked(session, exclude, project)
         with self._calling(session):
-            self.mirror.releasing.discard(session)
+            self.mirror.releasing.pop(session, None)
             answer = await self.call("take", session)
             return self._standing(session, answer, Wish(rank, exclude, project, limit))
 
@@ -308,6 +314,16 @@ class RedisStore:
         if answer[0] != b"OK":
             raise FencedError(f"another replica leads the pool {self.pool}")
         return bool(answer[1] == b"1")
+
+    # --- the ledger ---
+
+    async def journal(self, age: float = 1.0, limit: int = 1_000) -> Sequence[Journaled]:
+        """See `Store`."""
+        return journaled((await self.call("journal", int(1000 * age), limit))[1:])
+
+    async def confirm(self, sessions: Sequence[str]) -> None:
+        """See `Store`."""
+        await self.call("confirm", *sessions)
 
     # --- read-outs ---
 

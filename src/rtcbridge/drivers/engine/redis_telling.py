@@ -45,9 +45,9 @@ class Telling:
         if answer[0] != b"OK":
             raise PipeDownError("an older connection of this replica")
         store.epoch, store.me, left = answer[1].decode(), answer[2].decode(), int(answer[3])
-        for session in list(self._mirror.releasing):
-            await store.script("release", session)
-            self._mirror.releasing.discard(session)
+        for session, reason in list(self._mirror.releasing.items()):
+            await store.script("release", session, reason)
+            self._mirror.releasing.pop(session, None)
         if before[0] and before != (store.epoch, store.me):
             self._untold = True
         if self._untold or self.missing:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rtcbridge.ports_engine import NodeView, Place, PoolView, SessionView
+from rtcbridge.ports_journal import Journaled
 
 _FIELDS = 9  # a session's id and its record have
 
@@ -12,6 +13,15 @@ def pairs(flat: Sequence[bytes]) -> list[tuple[str, str]]:
     """Two by two."""
     text = [each.decode() for each in flat]
     return list(zip(text[::2], text[1::2], strict=True))
+
+
+def journaled(flat: Sequence[bytes]) -> list[Journaled]:
+    """Entries of the journal: session, node, project, when it began and ended in ms, and why."""
+    text = [each.decode() for each in flat]
+    return [
+        Journaled(session, node, project, int(began) / 1000, int(ended) / 1000, why)
+        for session, node, project, began, ended, why in zip(*[iter(text)] * 6, strict=True)
+    ]
 
 
 def places(supply: int, cause: str, flat: Sequence[bytes]) -> dict[str, Place]:

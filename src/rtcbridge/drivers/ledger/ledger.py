@@ -138,6 +138,13 @@ class LedgerReader:
         query = sa.select(sessions.c.id).where(sessions.c.id.in_(list(names)))
         return {str(row["id"]) for row in self._database.read(query)} if names else set()
 
+    def whole_among(self, names: Collection[str]) -> Collection[str]:
+        """Return those of these sessions that started and ended. Raises LedgerError."""
+        whole = sa.and_(sessions.c.id.in_(list(names)), sessions.c.ended.is_not(None), sessions.c.project != "")
+        return (
+            {str(row["id"]) for row in self._database.read(sa.select(sessions.c.id).where(whole))} if names else set()
+        )
+
     def sessions(self, limit: int = 100) -> Sequence[SessionRow]:
         """Return the latest sessions, newest first. Raises LedgerError."""
         query = sa.select(sessions).where(sessions.c.project != "").order_by(sessions.c.started.desc()).limit(limit)

@@ -204,6 +204,7 @@ class SharedBridge(Bridge):
     def _end(self, entry: Entry, effect: End, now: float) -> None:
         if effect.rejoin and entry.client is not None:
             self.shared_pool(entry.pool.spec.name).succeed(entry.session.id)
+        self.shared_pool(entry.pool.spec.name).ending(entry.session.id, effect.reason)
         super()._end(entry, effect, now)
         if effect.rejoin and entry.client is not None and entry.client.entry is not None:
             self._hold_back(entry.client.entry)

@@ -163,6 +163,8 @@ class SharedNodeSocket(Socket):
         """The listed sessions that have not ended: no other may take a slot from those that wait."""
         sessions = self._bridge.sessions
         unknown = [session for session in asked.sessions if session not in sessions]
+        if unknown:
+            await pool.store.served(asked.node, unknown)  # whoever offered them may not have lived to say so
         rows = await open_rows(self._bridge.ledger, pool, unknown, self._bridge.wall()) if unknown else {}
         return [session for session in asked.sessions if session in sessions or session in rows]
 

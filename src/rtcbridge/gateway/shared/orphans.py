@@ -9,7 +9,7 @@ from rtcbridge.core.events import Cancelled, MediaDown, Source
 from rtcbridge.core.session import Session
 from rtcbridge.gateway.bridge import Entry
 from rtcbridge.gateway.shared.pool import SharedPool
-from rtcbridge.gateway.shared.records import open_rows
+from rtcbridge.gateway.shared.records import LEFT, open_rows
 from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.gateway.visits import family
 from rtcbridge.ports import LedgerError, SessionRow
@@ -53,7 +53,7 @@ class Orphans:
             return
         row = await self._open_row(pool, session)
         if row is None:
-            await pool.store.release(session)
+            await pool.store.release(session, LEFT)
             bridge.end_guest(session, node, "unknown")
             return
         if not await pool.store.hold(session, node, wake.epoch):

@@ -78,6 +78,7 @@ class SharedPool(Pool):
         self._live: set[str] = set()  # whose offer has gone to the node
         self._lost: set[str] = set()  # told so, and not given back yet
         self._heir_of = ""
+        self._why: dict[str, str] = {}  # of sessions that are about to leave, for the journal
         self.replicas = 1
         self._projects_of: dict[str, str] = {}
         self._ranks, self._clock = ranks, clock
@@ -109,14 +110,19 @@ class SharedPool(Pool):
             waiting.patient = True
             self.calls.add(session, partial(self._reserve, session))  # it may have been left out by then
 
+    def ending(self, session: str, reason: str) -> None:
+        """Note why a session leaves, which it does at once."""
+        self._why[session] = reason
+
     def leave(self, session: str, now: float) -> None:
         """See `Assignment`."""
+        reason = self._why.pop(session, "")
         self._verdicts.pop(session, None)
         lost = session in self._lost
         self._lost.discard(session)
         waiting = self.waiting_here.get(session)
         if (self._forget(session) or lost) and session != self._heir_of:
-            self.calls.add(session, partial(self.store.release, session))
+            self.calls.add(session, partial(self.store.release, session, reason))
             if waiting is not None and waiting.after:  # it may not have succeeded that one yet
                 self.calls.add(session, partial(self.store.release, waiting.after))
 

@@ -10,6 +10,8 @@ from rtcbridge.ports import Ledger, SessionRow
 
 log = structlog.get_logger(__name__)
 
+LEFT = "bridge lost"
+
 
 async def open_rows(ledger: Ledger, pool: SharedPool, sessions: Collection[str], now: float) -> dict[str, SessionRow]:
     """Return those of these sessions that have not ended, by id. Raises LedgerError and EngineError.
