@@ -39,7 +39,8 @@ class Place(Struct, frozen=True):
     """A place in line: 1 is the next to be served; 0 while it is suspended.
 
     `supply` is how many slots are on their way or could be, and `cause` why there are no more, by the last word of the
-    replica that leads the pool; -1 while nobody can know, behind a loss of the engine's data. `barred`: its project
+    replica that leads the pool; -1 while nobody can know, behind a loss of the engine's data, or a new leader has not
+    said it yet. `barred`: its project
     holds as many slots as it may, so that it is passed over.
     """
 
@@ -60,6 +61,7 @@ class News(Enum):
     MOVED = "moved"  # to the session's owner: its node has a new socket, maybe at another replica, or none any more
     ORPHAN = "orphan"  # to the replica that has or now gets the node's socket: hold or release this ownerless session
     TAKEN = "taken"  # to who was the session's owner: another replica is now
+    DOUBTED = "doubted"  # to the session's owner: it was told again to an engine that did not know it; it may be over
     REPLACED = "replaced"  # to the replica with an older socket of the node: another one counts, with this epoch
 
 
@@ -209,7 +211,7 @@ class Store(Journal, Protocol):
         ...
 
     async def hold(self, session: str, node: str, epoch: int, *, project: str = "", limit: int = 0) -> bool:
-        """Take over a live session that runs on a node; false if it may not, since its slot is gone.
+        """Take over a live session that nobody owns; false if its slot is gone, it has ended, or it has an owner.
 
         `project` and `limit` are as in `reserve`, for a session of which the engine does not know them.
         """

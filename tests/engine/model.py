@@ -121,13 +121,13 @@ class World:
             return
         live = int(session.state == "live")
         answer = self.ask(
-            self.owner(number), "hold", f"s{number}", f"n{session.node}", session.epoch, live, *self.size.share
+            self.owner(number), "hold", f"s{number}", f"n{session.node}", session.epoch, live, *self.size.share, 1
         )
         if answer[0] == "OK":
             session.epoch, session.at = int(answer[1]), answer[3]
         elif answer[0] == "NONODE":
             replica.missing |= {number}
-        elif answer[0] in ("EPOCH-OF-NODE", "FULL", "ELSEWHERE"):
+        elif answer[0] in ("EPOCH-OF-NODE", "FULL", "ELSEWHERE", "ENDED"):
             self.lost(number)
 
     def lost(self, number: int) -> None:

@@ -103,7 +103,7 @@ class Machine(RuleBasedStateMachine):
         if not known and exclude:
             self.excluded[session] = exclude
             assert not isinstance(standing, Grant) or standing.node != exclude
-        if not known and isinstance(standing, Place) and not patient and standing.place > standing.supply:
+        if not known and isinstance(standing, Place) and not patient and 0 <= standing.supply < standing.place:
             self.forget(session)
         assert self.do(self.replicas[owner].store.look()) is not None
 

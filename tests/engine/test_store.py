@@ -288,8 +288,11 @@ async def test_one_replica_leads_and_its_writes_are_fenced(make):
     await a.store.publish(first, 3)
     await a.engine.kill()
     await until(b, lambda view: not view.leader)
+    assert (await b.store.look()).supply == 3
     second = (await b.store.lead()).token
     assert second > first
+    assert await b.store.reserve("s1", patient=False) == Place(1, -1)  # the last leader's word may be old
+    assert set(await b.store.places()) <= {"s1"}
     with pytest.raises(FencedError):
         await b.store.publish(first, 9)
     await b.store.publish(second, 4)

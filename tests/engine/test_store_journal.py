@@ -167,3 +167,14 @@ async def test_the_journal_is_bounded_in_memory(monkeypatch):
         await a.store.release(f"s{number}", "closed")
     assert [entry[0] for entry in await over(a)] == ["s3", "s4", "s5"]
     await a.engine.close()
+
+
+async def test_what_has_ended_is_not_taken_up_again(make):
+    a, b = await make(), await make()
+    await serving(a, "s1", "s2")
+    await a.store.release("s1", "closed")
+    assert not await b.store.hold("s1", "n1", 1)
+    registered = await b.store.node_up("n1", 3, "socket-2", ["s1", "s2"], 1)
+    assert list(registered.sessions) == ["s2"]
+    await a.store.confirm(["s1"])
+    assert await b.store.hold("s1", "n1", registered.epoch)  # now only the ledger knows

@@ -16,7 +16,7 @@ from gateway.shared.replicas import candidate
 from rtcbridge.drivers.ledger import KeyStore, open_store
 from rtcbridge.drivers.ledger.ledger import LedgerReader
 from rtcbridge.ports import SessionRow
-from rtcbridge.testing import FakeNode
+from rtcbridge.testing import FakeClient, FakeNode
 from rtcbridge.testing.extended import ExtendedClient
 from wire.live import Program
 
@@ -79,6 +79,15 @@ class Pair:
         """What the ledger has."""
         with open_store(self.store) as database:
             return list(LedgerReader(database).sessions())
+
+    async def logged(self, event: str) -> None:
+        """Wait until a replica has logged this."""
+        async with asyncio.timeout(20):
+            while not any(f'"event": "{event}"' in line for line in self.log):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    def documented(self, replica: Program) -> FakeClient:
+        return FakeClient(f"ws://127.0.0.1:{replica.port}", self.client_key)
 
     def client(self, replica: Program) -> ExtendedClient:
         return ExtendedClient(f"ws://127.0.0.1:{replica.port}", self.client_key)
@@ -228,3 +237,21 @@ async def test_what_a_killed_replica_could_not_write_is_in_the_ledger_once(
         if end == "closed":
             assert began - 0.1 < row.started <= row.ended < ended + 0.1
             assert row.reason != "bridge lost"
+
+
+@pytest.mark.parametrize("confirmed", [False, True])
+async def test_what_ended_while_its_replica_was_frozen_does_not_go_on_there(pair: Pair, confirmed: bool) -> None:
+    """Another one had taken it over. The engine knows that it has ended, or the ledger alone does by then."""
+    assert pair.old.process is not None
+    async with pair.node() as node, pair.documented(pair.old) as client:
+        await client.start_session("first")
+        session = str(await node.until(lambda: next(iter(node.connected), None), "media"))
+        pair.old.process.send_signal(signal.SIGSTOP)
+        await pair.logged("session taken over")
+        await node.send("session_state", session=session, state="closed")
+        await pair.until_gone("sessions", *(("journal",) if confirmed else ()))
+        pair.old.process.send_signal(signal.SIGCONT)
+        await client.expect("error", message="The node was lost.")
+        await client.expect("node_status", status="waiting")
+        await client.start_session("second")
+        assert [row.id for row in pair.rows() if row.ended is not None] == [session]

@@ -79,7 +79,7 @@ class MemoryStore:
             pool.waiters[session].share = share
         pool.serve(session)
         standing = pool.standing(session)
-        if new and isinstance(standing, Place) and not patient and standing.place > standing.supply:
+        if new and isinstance(standing, Place) and not patient and 0 <= standing.supply < standing.place:
             pool.leave(session)
             pool.journal.end(session, "full")
         return standing
@@ -137,7 +137,7 @@ class MemoryStore:
         checked(session, node, project)
         pool = self._pool
         if (claim := pool.claims.get(session)) is not None:
-            if claim.node.id != node:
+            if claim.node.id != node or claim.owner not in ("", self._me):
                 return False
             pool.take(session, self._me)
             if not claim.share.project:
@@ -148,6 +148,8 @@ class MemoryStore:
             return True
         there = pool.nodes.get(node)
         if there is None or there.epoch != epoch or len(there.sessions) >= there.capacity:
+            return False
+        if pool.journal.has_ended(session):
             return False
         pool.leave(session)
         pool.give(session, there, self._me, Share(project, limit), live=True)
@@ -256,7 +258,7 @@ class MemoryStore:
         if valid and pool.leader != self._me:
             return Lead(0, pool.leader, len(self._engine.hub.engines))
         if not valid:
-            pool.token += 1
+            pool.token, pool.supply = pool.token + 1, -1
         pool.leader, pool.until = self._me, now + self._engine.lease
         return Lead(pool.token, self._me, len(self._engine.hub.engines))
 

@@ -56,6 +56,11 @@ class Journal:
         if len(self._ended) > LIMIT:
             self.drop(next(iter(self._ended)))
 
+    def has_ended(self, session: str) -> bool:
+        """Whether a session began and has ended, as far as is still known."""
+        entry = self.entries.get(session)
+        return entry is not None and entry.ended is not None and entry.doubtful == inf
+
     def maybe(self, session: str, node: str, project: str, grace: float) -> None:
         """A reservation goes with its replica, whose offer may have gone out."""
         if session in self.entries:

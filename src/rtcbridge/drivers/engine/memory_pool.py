@@ -291,7 +291,8 @@ class Pool:
     def adopt(self, node: Node, sessions: Sequence[str], grace: float) -> None:
         """Let sessions that a node lists, and that nobody claims, keep their slots as orphans."""
         for session in sessions:
-            if session not in self.claims and len(node.sessions) < node.capacity:
+            known = session in self.claims or self.journal.has_ended(session)
+            if not known and len(node.sessions) < node.capacity:
                 waiter = self.waiters.get(session)
                 self.leave(session)
                 share = waiter.share if waiter is not None else Share()

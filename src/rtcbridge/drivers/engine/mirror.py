@@ -139,7 +139,7 @@ class Mirror:
 
     def take(self, rumour: Rumour) -> list[Wake]:
         """Note what news say; return them if they are to be passed on."""
-        if rumour.kind == News.ORPHAN.value:
+        if rumour.kind in (News.ORPHAN.value, News.DOUBTED.value):
             return [rumour.wake]
         if rumour.subject in self._calls:
             self._kept.setdefault(rumour.subject, []).append(rumour)

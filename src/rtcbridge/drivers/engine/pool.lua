@@ -9,6 +9,7 @@ local JOURNAL, ENDED, MAYBE = P .. 'journal', P .. 'ended', P .. 'maybe'
 local call = redis.call
 local STEP = 4294967296 -- between two ranks of the line; within one, the order of coming
 local FRONT = -2000
+local UNSAID = 'engine lost' -- why a session ended that nobody has said again since
 local JOURNAL_LIMIT = 200000 -- ended sessions that are kept for the ledger
 
 local function now()
@@ -146,6 +147,12 @@ local function entry_of(session)
   return { session = session, node = node, project = project, began = began, ended = ended, why = why }
 end
 
+-- Whether a session began and has ended, as far as the journal still knows.
+local function has_ended(session)
+  local entry = entry_of(session)
+  return entry and entry.ended ~= '' and entry.why ~= UNSAID and not call('ZSCORE', MAYBE, session)
+end
+
 local function put_entry(entry)
   local text = { entry.node, entry.project, entry.began, entry.ended, entry.why }
   call('HSET', JOURNAL, entry.session, table.concat(text, '|'))
@@ -262,8 +269,8 @@ local function serve_unless_recovering(caller)
   if call('ZCARD', LINE) > 0 and call('ZCARD', FREE) > 0 and recovering() == 0 then serve(caller) end
 end
 
--- How many slots are on their way; -1 while none is given away, behind a loss of the data: what a place means is not
--- known before that.
+-- How many slots are on their way; -1 while none is given away, behind a loss of the data, and until a new leader has
+-- said it: what a place means is not known before that.
 local function supply()
   if call('HEXISTS', META, 'recover') == 1 then return '-1' end
   return call('HGET', META, 'supply') or '0'
@@ -472,7 +479,7 @@ local function wipe()
     call('DEL', P .. 'owned:' .. replica, P .. 'wake:' .. replica)
   end
   call('DEL', META, NODES, INFO, FREE, SESSIONS, LINE, WAITING, AWAY, EXCLUDING, REPLICAS, ORPHANS)
-  for _, session in ipairs(call('HKEYS', JOURNAL)) do note_end(session, 'bridge lost') end -- unless it is said again
+  for _, session in ipairs(call('HKEYS', JOURNAL)) do note_end(session, UNSAID) end -- unless it is said again
 end
 
 -- Join or come back: the server's run, lease and grace in ms, a new engine's epoch. A server that is not the one that
@@ -576,16 +583,20 @@ function run.confirm(...)
 end
 
 -- Say that a session has a slot of a node: after a loss of the engine's data, or after its owner's death.
-function run.hold(session, id, epoch, live, project, limit)
+-- `mine`: its owner says so; else it has to be an orphan, or one that nobody claims.
+function run.hold(session, id, epoch, live, project, limit, mine)
   local claim, waiter, node = claim_of(session), waiter_of(session), node_of(id)
+  local was = claim and '1' or '0'
   if claim then
     if claim.node ~= id then return { 'ELSEWHERE' } end
+    if mine == '0' and claim.owner ~= '|' and claim.owner ~= me then return { 'OWNED' } end
     if claim.owner ~= me then wake(claim.owner, 'taken', session, node) end
     disown(claim.owner, session)
     call('ZREM', ORPHANS, session)
     claim.owner, claim.live = me, claim.live or live == '1'
     if claim.project == '' then claim.project, claim.limit = project, limit end
   else
+    if live == '1' and has_ended(session) then return { 'ENDED' } end
     if not node or node.epoch < tonumber(epoch) then return { 'NONODE' } end
     if node.epoch ~= tonumber(epoch) then return { 'EPOCH-OF-NODE' } end
     if used(id) >= node.capacity or (live == '0' and at_limit(project, limit)) then return { 'FULL' } end
@@ -599,7 +610,7 @@ function run.hold(session, id, epoch, live, project, limit)
   if claim.live then note_begin(claim) end
   refree(node)
   local serial = call('HGET', META, 'serial') or '0'
-  return { 'OK', integer(node.epoch), serial, replica_of(node), claim.project, claim.limit }
+  return { 'OK', integer(node.epoch), serial, replica_of(node), claim.project, claim.limit, was }
 end
 
 -- Own what a session of another replica has, a slot or a place, as it is.
@@ -702,7 +713,7 @@ function run.node(id, capacity, socket, epoch, fresh, open, info, grace, slots, 
   end
   if old and (old.epoch ~= node.epoch or replica_of(old) ~= replica_of(node)) then tell_moved(node) end
   for _, session in ipairs(same and {} or { ... }) do
-    if not claim_of(session) and used(id) < node.capacity then
+    if not claim_of(session) and not has_ended(session) and used(id) < node.capacity then
       local waiter = waiter_of(session)
       if waiter then drop_waiter(waiter) end
       local claim = { session = session, node = id, epoch = node.epoch, live = true, token = '' }
@@ -757,13 +768,17 @@ function run.gone(id, epoch)
   return { 'OK', '1' }
 end
 
--- The lease of the pool's policy loop. The server's time makes its token rise also where the last one is lost.
+-- The lease of the pool's policy loop. The server's time makes its token rise also where the last one is lost. What the
+-- last leader said of the supply may be long ago.
 function run.lead(lease)
   local leader = call('HGET', META, 'leader')
   local valid = leader and tonumber(call('HGET', META, 'until')) > now()
   if valid and leader ~= me then return { 'OK', '0', name_of(leader), integer(call('ZCARD', REPLICAS)) } end
   local token = call('HGET', META, 'token') or '0'
-  if not (valid and leader == me) then token = integer(math.max(tonumber(token) + 1, micros())) end
+  if not (valid and leader == me) then
+    token = integer(math.max(tonumber(token) + 1, micros()))
+    call('HSET', META, 'supply', '-1')
+  end
   call('HSET', META, 'leader', me, 'until', integer(now() + tonumber(lease)), 'token', token)
   return { 'OK', token, name_of(me), integer(call('ZCARD', REPLICAS)) }
 end

@@ -202,7 +202,7 @@ class RedisStore:
         """See `Store`."""
         checked(session, node, project)
         with self._calling(session):
-            answer = await self.call("hold", session, node, epoch, 1, project, limit)
+            answer = await self.call("hold", session, node, epoch, 1, project, limit, 0)
             if answer[0] != b"OK":
                 return False
             grant, serial = Grant(node, int(answer[1]), answer[3].decode()), int(answer[2])

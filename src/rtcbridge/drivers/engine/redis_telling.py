@@ -88,7 +88,7 @@ class Telling:
         held = self._mirror.held.get(session)
         if held is None:
             return True
-        what = (held.node, held.epoch, int(held.live), held.wish.project, held.wish.limit)
+        what = (held.node, held.epoch, int(held.live), held.wish.project, held.wish.limit, 1)
         answer = await self._store.script("hold", session, *what)
         if answer[0] == b"NONODE":
             return False
@@ -96,6 +96,8 @@ class Telling:
             self._lose(session)
             return True
         epoch, serial, replica = int(answer[1]), int(answer[2]), answer[3].decode()
+        if held.live and answer[6] == b"0":
+            self._store.take(Rumour("doubted", session, held.node, epoch, replica, serial))
         if (epoch, replica) == (held.epoch, held.replica):
             held.serial = serial
         else:

@@ -32,6 +32,7 @@ from rtcbridge.gateway.bridge import Bridge, Entry
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.recipient import Client
+from rtcbridge.gateway.shared.doubts import Doubts
 from rtcbridge.gateway.shared.inbox import Inbox
 from rtcbridge.gateway.shared.leading import Leaders
 from rtcbridge.gateway.shared.orphans import Orphans
@@ -50,6 +51,8 @@ from rtcbridge.gateway.shared.wire import (
     encode_control,
 )
 from rtcbridge.gateway.timers import TimerWheel
+from rtcbridge.gateway.visits import Visit
+from rtcbridge.gateway.websocket import WebSocket
 from rtcbridge.ports import Authenticator, Ledger
 from rtcbridge.ports_engine import Engine, EngineError, Grant, News, Packet, Wake
 
@@ -69,6 +72,7 @@ class SharedBridge(Bridge):
         leaders: The replicas that lead the pools.
         inbox: Takes what other replicas send.
         orphans: Takes over the sessions of a replica that has died.
+        doubts: Sessions of this one that may have ended without it.
         gone: The replica that each session was handed over to, for a while.
         joining: By node that is about to be registered here, what has come for it.
         of_visit: Takes what other replicas say of visits.
@@ -101,6 +105,7 @@ class SharedBridge(Bridge):
         self.guests: dict[str, Guest] = {}
         self.leaders = Leaders(self.tell)
         self.orphans = Orphans(self)
+        self.doubts = Doubts(self)
         self.inbox = Inbox(self)
         self.gone: dict[str, str] = {}
         self.joining: dict[str, list[tuple[str, Packet]]] = {}
@@ -292,6 +297,8 @@ class SharedBridge(Bridge):
                 self.moved(pool, wake.node, wake.replica, wake.epoch, wake.session)
             case News.ORPHAN:
                 pool.calls.add(wake.session, partial(self.orphans.adopt, pool, wake))
+            case News.DOUBTED:
+                self.doubts.add(pool, wake.session)
             case News.TAKEN:
                 self.do(self._taken(pool, wake.session))
             case News.REPLACED:
@@ -309,6 +316,9 @@ class SharedBridge(Bridge):
             there = None
         if self.sessions.get(session) is entry and (there is None or there.owner != self.me):
             pool.part_with(session, served=True)
+            socket = entry.client.socket if isinstance(entry.client, Visit) else entry.client
+            if isinstance(socket, WebSocket):  # he has to come back, to where his session is
+                socket.close(CloseCode.RESTART)
             self.leave(entry, there.owner if there is not None else "")
 
     def cut(self, link: Link, code: CloseCode, reason: str) -> None:
