@@ -1,6 +1,8 @@
 """What a bridge that was killed had not written is in the ledger all the same: one start and one end."""
 
+import asyncio
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 from gateway.bridges import BEAT
 from gateway.shared.replicas import Replica, replicas, until
 from rtcbridge.config import Nodes, Sessions
+from rtcbridge.drivers.ledger import SessionLedger, open_store
+from rtcbridge.gateway.shared.records import open_rows
 from rtcbridge.ports import SessionRow
 from rtcbridge.testing import FakeNode
 
@@ -141,3 +145,23 @@ async def test_a_reservation_that_went_with_its_bridge_is_no_session(tmp_path: P
             await new.bridge.shared_pool("default").store.confirm(list(pool.journal.entries))
             assert await new.bridge.shared_pool("default").store.journal(0.0) == []
             assert new.bridge.ledger.sessions() == []
+
+
+async def test_a_start_that_is_written_while_the_ledger_is_asked_is_no_end(tmp_path: Path) -> None:
+    row = SessionRow(id="0" * 32, pool="default", node="node-1", project="TEST01", started=1.0)
+    loop = asyncio.get_running_loop()
+
+    class Late(SessionLedger):
+        """The start gets there between two questions."""
+
+        def recorded_among(self, names: Collection[str]) -> Collection[str]:
+            loop.call_soon_threadsafe(self.session_started, row)
+            asyncio.run_coroutine_threadsafe(self.flush(), loop).result()
+            return super().recorded_among(names)
+
+    async with replicas(tmp_path, 1) as them:
+        (pool,) = them.all[0].bridge.shared_pools()
+        with open_store(f"sqlite:///{tmp_path / 'bridge.db'}") as database:
+            ledger = Late(database)
+            assert await open_rows(ledger, pool, [row.id], 2.0) == {row.id: row}
+            await ledger.close()

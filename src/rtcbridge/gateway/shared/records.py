@@ -28,6 +28,8 @@ async def open_rows(ledger: Ledger, pool: SharedPool, sessions: Collection[str],
     rows = dict(await asyncio.to_thread(ledger.open_among, sessions))
     missing = [session for session in sessions if session not in rows]
     recorded = await asyncio.to_thread(ledger.recorded_among, missing) if missing else ()
+    if recorded:  # they have ended, unless they were written in between
+        rows |= await asyncio.to_thread(ledger.open_among, list(recorded))
     for session in missing:
         if session in recorded or (there := await pool.store.find(session)) is None or not there.live:
             continue
