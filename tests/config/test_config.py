@@ -1,6 +1,7 @@
 import os
 import re
 import tomllib
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -113,11 +114,11 @@ def test_a_file_and_the_environment_which_wins(write):
 @pytest.mark.parametrize("name", sorted(name for name in config.variables() if "__TLS_" not in name))
 def test_every_variable_takes_its_default_as_text(name):
     section, key = config.variables()[name]
-    default = getattr(getattr(Config(), section), key)
+    default = attrgetter(key)(getattr(Config(), section))
     text = "" if default in ((), "") else str(default)
     found = config.load(None, {name: text})
     assert found == Config()
-    assert type(getattr(getattr(found, section), key)) is type(default)
+    assert type(attrgetter(key)(getattr(found, section))) is type(default)
 
 
 def test_relative_paths_are_relative_to_the_file_that_has_them(write):
