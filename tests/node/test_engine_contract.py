@@ -340,7 +340,7 @@ async def test_ice_servers_are_checked(engine: str) -> None:
 async def test_new_ice_servers_in_mid_session_interrupt_nothing(call: Call) -> None:
     await call.connected()
     call.peer.set_ice_servers([IceServer(("stun:127.0.0.1:3478",))])
-    await call.negotiate()
+    await call.client.accept(await call.peer.answer(await call.client.offer()))
     await call.client.until_more(10)
     assert call.node.states == ["connecting", "connected"]
 

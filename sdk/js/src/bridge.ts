@@ -175,6 +175,7 @@ export class Bridge {
 
   #giveUp(code: number): void {
     const handlers = this.#handlers;
+    this.#older = null; // the session goes on at the bridge for as long as its media
     this.close();
     handlers?.close(code);
   }

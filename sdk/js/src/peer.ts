@@ -11,6 +11,7 @@ export interface PeerHandlers {
 export interface PeerOptions {
   RTCPeerConnection: typeof RTCPeerConnection;
   stream: MediaStream;
+  ice: Ice;
 }
 
 /** What candidates are gathered with. */
@@ -30,6 +31,7 @@ export class Peer {
   /** Resolves when the offer can be sent. */
   readonly prepared: Promise<void>;
   #offer: RTCSessionDescriptionInit | null = null;
+  #ice: Ice;
   #gathering: Promise<void> = Promise.resolve();
   #handlers: PeerHandlers | null;
   #answered!: () => void;
@@ -37,7 +39,8 @@ export class Peer {
 
   constructor(options: PeerOptions, handlers: PeerHandlers) {
     this.#handlers = handlers;
-    const connection = new options.RTCPeerConnection(FIXED);
+    const connection = new options.RTCPeerConnection({ ...FIXED, ...options.ice });
+    this.#ice = options.ice;
     this.connection = connection;
     this.control = connection.createDataChannel("control");
     for (const track of options.stream.getTracks()) {
@@ -62,6 +65,8 @@ export class Peer {
 
   /** Use these servers and this policy for what is gathered from now on. Throws if the browser refuses them. */
   configure(ice: Ice): void {
+    if (JSON.stringify(ice) === JSON.stringify(this.#ice)) return;
+    this.#ice = ice;
     this.connection.setConfiguration({ ...FIXED, ...ice });
   }
 

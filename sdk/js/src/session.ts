@@ -213,7 +213,7 @@ export class Session extends Emitter<SessionEvents> {
       (...args: A): void =>
         void (this.#peer === peer && handler(...args));
     const peer: Peer = new Peer(
-      { RTCPeerConnection: this.#options.RTCPeerConnection, stream: this.#outgoing },
+      { RTCPeerConnection: this.#options.RTCPeerConnection, stream: this.#outgoing, ice: this.#chosenIce },
       {
         candidate: own((candidate) => this.#offer === "sent" && this.#sendCandidate(candidate)),
         track: own((track: MediaStreamTrack) => this.#onTrack(track)),
@@ -223,7 +223,6 @@ export class Session extends Emitter<SessionEvents> {
     this.#peer = peer;
     this.#control.attach(peer.control);
     const failed = own((error: unknown) => this.#end(new BridgeError("ice_failed", String(error))));
-    this.#configure();
     peer.prepared.then(
       own(() => this.#sendOffer()),
       failed,
@@ -242,11 +241,15 @@ export class Session extends Emitter<SessionEvents> {
   }
 
   /** The app's own servers, or else those of the bridge; relayed only, if either of them wants it so. */
-  #configure(): void {
+  get #chosenIce(): Ice {
     const { iceServers = this.#ice.iceServers, iceTransportPolicy } = this.#options;
     const relay = [iceTransportPolicy, this.#ice.iceTransportPolicy].includes("relay");
+    return { iceServers, iceTransportPolicy: relay ? "relay" : "all" };
+  }
+
+  #configure(): void {
     try {
-      this.#peer?.configure({ iceServers, iceTransportPolicy: relay ? "relay" : "all" });
+      this.#peer?.configure(this.#chosenIce);
     } catch (error) {
       this.emit("error", new BridgeError("bad_input", `The ICE servers were refused: ${String(error)}`));
     }
@@ -403,9 +406,8 @@ export class Session extends Emitter<SessionEvents> {
 
   /** The machine is on another network: the socket may lead nowhere by now, and the path to the node as well. */
   #onNetwork(): void {
-    if (!this.#bridge?.extended || !this.#answered) return;
-    this.#moved = true;
-    if (!this.#away) this.#bridge.renew();
+    this.#moved = this.#answered;
+    if (!this.#away) this.#bridge?.renew();
   }
 
   #onSocketClosed(code: number): void {

@@ -111,7 +111,10 @@ export class FakePeer {
   /** The configuration with which it last began to gather. */
   gatheredWith: RTCConfiguration | null = null;
 
-  constructor(public configuration: RTCConfiguration) {
+  configuration: RTCConfiguration;
+
+  constructor(readonly made: RTCConfiguration) {
+    this.configuration = made;
     FakePeer.made.push(this);
   }
 

@@ -51,6 +51,12 @@ test("relayed only, if the bridge wants it so", async () => {
   assert.equal(stage.peer.gatheredWith?.iceTransportPolicy, "relay");
 });
 
+test("an app's own servers are there from the start, and where the bridge adds nothing, nothing is set again", async () => {
+  await welcomed({}, { iceServers: OWN });
+  assert.deepEqual(stage.peer.made.iceServers, OWN);
+  assert.equal(stage.peer.configuration, stage.peer.made);
+});
+
 test("an app's own servers take their place, but the bridge's policy holds", async () => {
   await welcomed({ ice_servers: TURN, ice_transport_policy: "relay" }, { iceServers: OWN });
   assert.deepEqual(stage.peer.gatheredWith?.iceServers, OWN);
@@ -117,6 +123,22 @@ test("an answer in time leaves the socket alone", async () => {
   await settle();
   mock.timers.tick(60_000);
   assert.equal(FakeSocket.made.length, 1);
+});
+
+test("a socket that cannot be replaced is left open: its Close frame would end what is live", async () => {
+  await liveV2();
+  const older = stage.socket;
+  stage.peer.become("disconnected");
+  await settle();
+  stage.peer.become("connected");
+  mock.timers.tick(2_000);
+  for (let i = 0; i < 20; i++) {
+    stage.socket.drop(1006);
+    mock.timers.tick(20_000);
+    await settle();
+  }
+  assert.equal(older.closedWith, null);
+  assert.equal(stage.session.state, "live");
 });
 
 test("online again: another socket, and another path, before the old ones are found to be dead", async (t) => {
