@@ -211,6 +211,23 @@ async def test_a_service_that_cannot_be_reached(service: Service) -> None:
         await unreachable.fetch()
 
 
+async def test_what_the_configuration_names_is_asked_when_it_starts(service: Service) -> None:
+    service.body = json.dumps(CLOUDFLARE | TWILIO).encode()  # one server for both, and each takes what is its own
+    ice = Ice(
+        servers=(STUN,),
+        cloudflare=Cloudflare(key_id="k", api_token="t", url=service.url),
+        twilio=Twilio(account_sid="AC1", auth_token="t", url=f"{service.url}/"),
+    )
+    servers = make_ice_servers(ice, lambda: NOW)
+    assert [server.username for server in servers.grant("a").servers] == [""]
+    await servers.start()
+    grant = servers.grant("a")
+    assert [server.username for server in grant.servers] == ["", "", "cf-user", "", "tw-user"]
+    assert grant.expires == NOW + 600, "the first of them to expire says when to ask again"
+    assert len(service.asked) == 2
+    await servers.close()
+
+
 # --- what is kept ready ---
 
 

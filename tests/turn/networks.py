@@ -39,12 +39,6 @@ def _reason() -> str:
     return ""
 
 
-def needs_networks(test: object) -> object:
-    """Skip where no network namespace can be made."""
-    reason = _reason()
-    return pytest.mark.skipif(bool(reason), reason=f"TESTS IN NETWORKS OF THEIR OWN SKIPPED: {reason}")(test)
-
-
 class Networks:
     """The three of them."""
 
@@ -89,7 +83,9 @@ class Networks:
 
 @contextmanager
 def networks() -> Iterator[Networks]:
-    """Have three networks."""
+    """Have three networks; skips the test where none can be made."""
+    if reason := _reason():
+        pytest.skip(f"TESTS IN NETWORKS OF THEIR OWN SKIPPED: {reason}")
     made = Networks()
     try:
         made.make()

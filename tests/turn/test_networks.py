@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, Playwright, sync_playwright
 from e2e.conftest import ARGS
 from e2e.page import OBSERVE, LivePage
 from gateway.programs import RTCBRIDGE, Home, Program, environment, until
-from turn.networks import SERVICE, Networks, needs_networks, networks
+from turn.networks import SERVICE, Networks, networks
 from turn.server import Coturn, coturn, needs_coturn, secret
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, needs_coturn]
@@ -160,7 +160,6 @@ def reaches(place: Networks, network: str, address: str, listener: str) -> bool:
     return "hello" in heard.communicate()[0]
 
 
-@needs_networks
 def test_client_and_node_have_no_way_to_each_other_but_both_one_to_the_service() -> None:
     with networks() as place:
         assert reaches(place, place.client, SERVICE, place.service)
@@ -169,7 +168,6 @@ def test_client_and_node_have_no_way_to_each_other_but_both_one_to_the_service()
         assert not reaches(place, place.node, "198.51.100.2", place.client)
 
 
-@needs_networks
 def test_without_a_turn_server_there_is_no_video(build: Build) -> None:
     world = build(turn=False)
     world.open()
@@ -177,7 +175,6 @@ def test_without_a_turn_server_there_is_no_video(build: Build) -> None:
     assert "live" not in world.page.states()
 
 
-@needs_networks
 @pytest.mark.parametrize("engine", ["wrtc", "aiortc"])
 def test_video_through_coturn(build: Build, engine: str) -> None:
     world = build(engine)
@@ -192,7 +189,6 @@ def test_video_through_coturn(build: Build, engine: str) -> None:
     assert {session, f"{session}-node"} <= users, "each side relays with the credentials of its own"
 
 
-@needs_networks
 @pytest.mark.parametrize("engine", ["wrtc", "aiortc"])
 def test_with_the_policy_relay_neither_side_learns_the_others_address(build: Build, engine: str) -> None:
     world = build(engine, policy="relay")
@@ -205,7 +201,6 @@ def test_with_the_policy_relay_neither_side_learns_the_others_address(build: Bui
     assert "198.51.100." not in sdp
 
 
-@needs_networks
 @pytest.mark.parametrize("engine", ["wrtc", "aiortc"])
 def test_the_client_moves_to_another_address_after_its_first_credentials_have_expired(
     build: Build, engine: str
