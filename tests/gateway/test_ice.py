@@ -81,6 +81,23 @@ async def test_credentials_are_renewed_before_they_expire_and_by_a_new_socket(tm
         assert fourth.endswith(client.session)
 
 
+async def test_what_is_sent_again_is_as_fresh_as_what_a_new_socket_is_told(tmp_path: Path) -> None:
+    async with running(tmp_path, ice=SHORT) as bridge, bridge.node() as node, extended(bridge) as client:
+        await client.start_session("o")
+        await node.expect("offer")
+        await client.expect("auth_success")
+        lost = login((await client.expect("ice_servers"))["ice_servers"])
+        await client.drop()
+        client.taken -= 1  # as if it had been lost with the socket
+        async with extended(bridge) as other:
+            await other.expect("auth_success")
+            await other.expect("ice_servers")  # by now that one is about to expire
+        await client.resume()
+        fresh = login((await client.expect("auth_success"))["ice_servers"])
+        again = login((await client.expect("ice_servers"))["ice_servers"])
+        assert int(lost.partition(":")[0]) < int(fresh.partition(":")[0]) <= int(again.partition(":")[0])
+
+
 async def test_the_node_of_another_bridge_is_told_as_well(tmp_path: Path) -> None:
     async with replicas(tmp_path, ice=ICE) as bridges:
         here, there = bridges.all

@@ -27,6 +27,7 @@ from rtcbridge.gateway.timers import Timer
 from rtcbridge.ports import IceGrant
 
 _TIME = 12  # digits of a session's id that say when it began
+_ICE_SERVERS = b'{"type":"ice_servers",'
 _RENEW_AFTER = 2 / 3  # of the time for which the credentials of a TURN server are good
 _RENEW_EVERY = 1.0  # seconds, at the least
 
@@ -179,6 +180,10 @@ class Visit:
             self.send(messages.encode(IceRefresh(list(ice.servers))))
         self.lend(ice)
 
+    def _ice_servers(self) -> bytes:
+        """What stands for an older message of this kind that is sent again: its credentials may have expired."""
+        return messages.encode(IceRefresh(list(self._bridge.ice_grant(self.id).servers)))
+
     def stop_lending(self) -> None:
         """Renew nothing more."""
         if self._renewal is not None:
@@ -225,7 +230,7 @@ class Visit:
             self.timer = None
         socket.send(messages.encode(Resumed(self.id, self.mailbox.taken, self.anew)))
         for message in missed:
-            socket.send(message)
+            socket.send(self._ice_servers() if message.startswith(_ICE_SERVERS) else message)
         if older is None and (entry := self.session) is not None:
             self._bridge.deliver(entry, Source.CLIENT, Back())
 
