@@ -32,6 +32,7 @@ test: ## set up what the tests need, check the code, and run all tests
 	@tools/chromium.sh
 	@tools/postgres.sh
 	@tools/haproxy.sh
+	@tools/coturn.sh
 	@tools/helm.sh
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)

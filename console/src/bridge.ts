@@ -55,9 +55,3 @@ export async function findModel(key: string): Promise<Model | null> {
   const first = pools.find(({ name }) => name === "default") ?? pools[0];
   return first?.model ?? pools.find(({ model }) => model)?.model ?? null;
 }
-
-/** STUN and TURN servers. Rejects as `findModel` does. */
-export async function findIceServers(key: string): Promise<RTCIceServer[]> {
-  return (await get<{ ice_servers: RTCIceServer[] }>("/v1/ice-servers", key, { ice_servers: [] }))
-    .ice_servers;
-}

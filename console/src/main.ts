@@ -1,7 +1,6 @@
 import { BridgeError, createClient, type Session, type SessionState } from "rtcbridge";
 import {
   findDemoKey,
-  findIceServers,
   findKey,
   findModel,
   forgetKey,
@@ -50,7 +49,6 @@ const updates = new Updates((params) => session?.update(params) ?? Promise.resol
 
 let key: string | null = null;
 let session: Session | null = null;
-let iceServers: RTCIceServer[] = [];
 let kind: SourceKind = "clip";
 let slowTimer: ReturnType<typeof setTimeout> | undefined;
 
@@ -111,8 +109,7 @@ async function prepare(given?: string): Promise<boolean> {
       askKey();
       return false;
     }
-    const [model, servers] = await Promise.all([findModel(key), findIceServers(key)]);
-    iceServers = servers;
+    const model = await findModel(key);
     if (model) drawModel(model);
   } catch (error) {
     if (error instanceof KeyRefused) return renewKey();
@@ -178,7 +175,7 @@ async function run(): Promise<void> {
   if (!source.stream || !key || session) return;
   figures.clear();
   say("");
-  const client = createClient({ url: socketUrl(), credential: key, iceServers });
+  const client = createClient({ url: socketUrl(), credential: key });
   const opened = client.connect({ stream: source.stream, params: controls.values });
   session = opened;
   window.session = opened;

@@ -1,14 +1,21 @@
 """The interfaces between the bridge and what it stands on. Drivers implement them; only `cli` picks one."""
 
 from collections.abc import Collection, Mapping, Sequence
+from math import inf
 from typing import Protocol
 
 from msgspec import Struct
 
 from rtcbridge.core.machine import Machine, liveliest
+from rtcbridge.core.messages import IceServer
 
 __all__ = [
     "Authenticator",
+    "IceError",
+    "IceGrant",
+    "IceServer",
+    "IceServers",
+    "IceSource",
     "Identity",
     "KeyRow",
     "Keys",
@@ -226,6 +233,50 @@ class Ledger(Protocol):
 
     async def close(self) -> None:
         """Flush and close; nothing may be called afterwards."""
+        ...
+
+
+# --- STUN and TURN ---
+
+
+class IceError(Exception):
+    """Credentials of a TURN service cannot be had. The text is one clear line without secrets."""
+
+
+class IceGrant(Struct, frozen=True):
+    """STUN and TURN servers for one peer. `expires`: Unix seconds at which to ask anew; infinite if never."""
+
+    servers: tuple[IceServer, ...] = ()
+    expires: float = inf
+
+
+class IceServers(Protocol):
+    """The servers that clients and nodes are told."""
+
+    def grant(self, user: str) -> IceGrant:
+        """Return the servers for one peer, from what is at hand: called for each connection, it takes microseconds.
+
+        Args:
+            user: Names the peer in the logs of the TURN server, where its credentials can carry a name.
+        """
+        ...
+
+    async def start(self) -> None:
+        """Begin to work; it does not fail, and waits for a service for two seconds at most."""
+        ...
+
+    async def close(self) -> None:
+        """Stop working."""
+        ...
+
+
+class IceSource(Protocol):
+    """A TURN service that makes credentials over its API. `name` is for logs."""
+
+    name: str
+
+    async def fetch(self) -> IceGrant:
+        """Have new credentials made. Raises IceError."""
         ...
 
 

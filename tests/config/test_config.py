@@ -1,6 +1,7 @@
 import os
 import re
 import tomllib
+from operator import attrgetter
 from pathlib import Path
 
 import msgspec
@@ -113,11 +114,22 @@ def test_a_file_and_the_environment_which_wins(write):
 @pytest.mark.parametrize("name", sorted(name for name in config.variables() if "__TLS_" not in name))
 def test_every_variable_takes_its_default_as_text(name):
     section, key = config.variables()[name]
-    default = getattr(getattr(Config(), section), key)
+    default = attrgetter(key)(getattr(Config(), section))
     text = "" if default in ((), "") else str(default)
     found = config.load(None, {name: text})
     assert found == Config()
-    assert type(getattr(getattr(found, section), key)) is type(default)
+    assert type(attrgetter(key)(getattr(found, section))) is type(default)
+
+
+def test_tables_in_a_section_have_variables_too_and_secrets_are_not_shown(write):
+    file = write('[ice.coturn]\nurls = ["turn:a"]\nttl = 60\n')
+    env = {"RTCBRIDGE_ICE__COTURN__SECRET": "hidden", "RTCBRIDGE_ICE__COTURN__URLS": "turn:b, turns:c"}
+    found = config.load(file, env).ice.coturn
+    assert (found.urls, found.secret, found.ttl) == (("turn:b", "turns:c"), "hidden", 60)
+    text = mistake(file, env | {"RTCBRIDGE_ICE__COTURN__SECRET": "hidden\0"})
+    assert text == "RTCBRIDGE_ICE__COTURN__SECRET: expected a text"
+    assert mistake(env={"RTCBRIDGE_ICE__COTURN__URLS": "turn:b"}).startswith("ice.coturn.secret: expected a text")
+    assert "did you mean RTCBRIDGE_ICE__COTURN__SECRET" in mistake(env={"RTCBRIDGE_ICE__COTURN__SECRE": "x"})
 
 
 def test_relative_paths_are_relative_to_the_file_that_has_them(write):
@@ -264,6 +276,18 @@ def test_the_sample_names_the_keys_of_tables_that_it_has_not(table):
         ("[ice]\nservers = [{}]", "ice.servers[0].urls: expected at least one address"),
         ('[ice]\nservers = [{urls = ["http://x"]}]', "ice.servers[0].urls: expected a list, each of it a stun:"),
         ('[ice]\nservers = [{urls = ["turn:x"]}]', "ice.servers[0]: expected username and credential"),
+        ('[ice]\npolicy = "none"', 'ice.policy: expected one of all, relay, got "none"'),
+        ('[ice]\npolicy = "relay"', "ice.policy: expected a TURN server in [ice]"),
+        ('[ice]\npolicy = "relay"\nservers = [{urls = ["stun:x"]}]', "ice.policy: expected a TURN server in [ice]"),
+        ('[ice.coturn]\nurls = ["turn:x"]', "ice.coturn.secret: expected a text"),
+        ('[ice.coturn]\nsecret = "hidden"', "ice.coturn.urls: expected at least one address"),
+        ("[ice.coturn]\nttl = 1", "ice.coturn.ttl: expected a number from 5 to 172800, got 1"),
+        ('[ice.cloudflare]\nkey_id = "x"', "ice.cloudflare.api_token: expected a text"),
+        ('[ice.cloudflare]\napi_token = "x"', "ice.cloudflare.key_id: expected a text"),
+        ('[ice.twilio]\naccount_sid = "AC1"', "ice.twilio.auth_token: expected a text, or else api_key and api_secret"),
+        ('[ice.twilio]\nauth_token = "x"', "ice.twilio.account_sid: expected a text"),
+        ('[ice.twilio]\naccount_sid = "AC1"\napi_key = "SK1"', "ice.twilio.api_secret: expected a text"),
+        ("[ice.twilio]\nttl = 100000", "ice.twilio.ttl: expected at most 86400"),
         ("pools = []", "pools: expected at least one pool"),
         ("[pools]", "pools: expected a list of tables, got a table"),
         ("[[pools]]\nslots = 0", '[[pools]] "default": slots: expected a whole number from 1 to 1000, got 0'),

@@ -249,7 +249,7 @@ def test_a_first_message_of_a_node_that_is_no_register(frame: bytes | str) -> No
 FROM_BRIDGE = [
     Registered("n", 7, 5.0),
     ToNodeOffer("s", "o"),
-    ToNodeOffer("s", "o", [IceServer("stun:a"), IceServer(["turn:b"], "u", "c")], {"style": "candy"}),
+    ToNodeOffer("s", "o", [IceServer("stun:a"), IceServer(["turn:b"], "u", "c")], "relay", {"style": "candy"}),
     ToNodeCandidate("s", {"candidate": "c", "x": 1}),
     ToNodeCandidate("s", None),
     SessionEnd("s"),
@@ -288,7 +288,12 @@ def test_to_the_client_literally() -> None:
 def test_to_the_node_literally() -> None:
     assert messages.DRAIN == b'{"type":"drain"}'
     assert messages.node_offer("s", b'"o"') == b'{"type":"offer","session":"s","sdp":"o"}'
-    assert messages.node_offer("s", b'"o"', b"[]") == b'{"type":"offer","session":"s","sdp":"o","ice_servers":[]}'
+    offer, stun = messages.node_offer("s", b'"o"'), IceServer(["stun:s"])
+    assert messages.with_ice(offer, ()) == offer
+    assert messages.with_ice(offer, [stun]) == offer[:-1] + b',"ice_servers":[{"urls":["stun:s"]}]}'
+    assert messages.with_ice(offer, (), "relay") == offer[:-1] + b',"ice_transport_policy":"relay"}'
+    told = messages.decode_from_bridge(messages.with_ice(offer, [stun], "relay"))
+    assert told == ToNodeOffer("s", "o", [stun], "relay")
     whole = messages.node_candidate_prefix("s") + b"null}"
     assert whole == b'{"type":"candidate","session":"s","candidate":null}'
     assert encode(Registered("n", 1, 5)) == b'{"type":"registered","node":"n","epoch":1,"heartbeat":5}'

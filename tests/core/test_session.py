@@ -315,10 +315,10 @@ def test_the_dialect_outlives_a_lost_session() -> None:
     assert session.dialect is Dialect.PAYLOAD
 
 
-def test_the_node_is_told_the_ice_servers() -> None:
-    session = session_in(State.RESERVED, SessionSpec(ice_servers=b'[{"urls":["stun:s"]}]'))
-    offer = [json.loads(effect.data) for effect in session.receive(C, OFFER, 0) if isinstance(effect, SendNode)]
-    assert offer == [{"type": "offer", "session": "s", "sdp": "o", "ice_servers": [{"urls": ["stun:s"]}]}]
+def test_offers_are_marked_so_that_the_node_is_told_ice_servers() -> None:
+    session = session_in(State.LIVE)
+    effects = session.receive(C, OFFER, 0) + session.receive(C, Candidate(b"null"), 0)
+    assert [each.is_offer for each in effects if isinstance(each, SendNode)] == [True, False]
 
 
 def test_only_an_answered_session_with_a_client_relays_by_itself() -> None:

@@ -15,7 +15,7 @@ from rtcbridge.node.model import Model
 from rtcbridge.node.models import BUILT_IN
 from rtcbridge.node.params import defaults
 
-LANGUAGES = {"sh", "python", "toml", "json", "js", "ts", "mermaid", "ini", "nginx", "yaml"}
+LANGUAGES = {"sh", "python", "toml", "json", "js", "ts", "mermaid", "ini", "conf", "nginx", "yaml"}
 
 
 def models(block: Block) -> list[str]:

@@ -18,6 +18,7 @@ from rtcbridge.config import Config, Ice, IceServer
 from rtcbridge.core.errors import EXTENDED_ERRORS, CloseCode, Error, ProtocolError
 from rtcbridge.core.messages import Dialect, Status
 from rtcbridge.core.node import Node, NodeState
+from rtcbridge.drivers.ice import make_ice_servers
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.http import make_app
 from rtcbridge.gateway.timers import TimerWheel
@@ -130,8 +131,10 @@ def to_node(line: str) -> bytes:
         case {"type": "registered", "node": node, "epoch": epoch, "heartbeat": seconds}:
             return m.encode(m.Registered(node, epoch, seconds))
         case {"type": "offer", "session": session, "sdp": sdp, **more}:
-            servers = bytes(m.raw(more["ice_servers"])) if more else b""
-            return m.node_offer(session, bytes(m.raw(sdp)), servers)
+            servers = [m.IceServer(**server) for server in more.get("ice_servers", ())]
+            return m.with_ice(
+                m.node_offer(session, bytes(m.raw(sdp))), servers, more.get("ice_transport_policy", "all")
+            )
         case {"type": "candidate", "session": session, "candidate": candidate}:
             return m.node_candidate_prefix(session) + bytes(m.raw(candidate)) + b"}"
         case {"type": "session_end", "session": session, "reason": reason}:
@@ -337,6 +340,7 @@ def api() -> httpx.AsyncClient:
     server = IceServer(urls=("turn:turn.example.org",), username="user", credential="secret")
     config = Config(ice=Ice(servers=(server,)))
     bridge = Bridge(config, auth, unused, TimerWheel(unused), lambda: 0.0)
+    bridge.ice = make_ice_servers(config.ice)
     pool = bridge.pools["default"]
     node = Node("n", pool.spec, NodeState.READY, 0.0)
     node.labels = json.loads(next(line for line in lines("node→bridge") if '"labels"' in line))["payload"]["labels"]

@@ -10,10 +10,11 @@ import httpx
 
 from rtcbridge.config import Config, Nodes, Pool, Store
 from rtcbridge.config import Server as ServerConfig
+from rtcbridge.drivers.ice import make_ice_servers
 from rtcbridge.drivers.ledger import KeyStore, SessionLedger, open_store
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
-from rtcbridge.ports import Provider
+from rtcbridge.ports import IceServers, Provider
 from rtcbridge.testing import FakeClient, FakeNode
 
 STATIC = Pool(provider="static", lost_timeout=30.0)
@@ -63,11 +64,12 @@ async def running(
     demo: str = "",
     host: str = "127.0.0.1",
     providers: Mapping[str, Provider] | None = None,
+    turn: IceServers | None = None,
     **sections: Any,
 ) -> AsyncIterator[Running]:
     """Run a bridge with a static pool, unless `sections` of the configuration say otherwise.
 
-    `providers`: those of its pools, in place of what the configuration names.
+    `providers`: those of its pools, in place of what the configuration names; `turn`: the same of `[ice]`.
     """
     sections = {"pools": (STATIC,), "nodes": Nodes(heartbeat=BEAT, missed=5)} | sections
     sections.setdefault("server", ServerConfig(host=host, port=0))
@@ -78,7 +80,7 @@ async def running(
         client_key, node_key = keys.create_client_key("TEST01"), keys.create_node_key("default")
         admin_key = keys.create_admin_key()
         made = providers or {pool.name: make_provider(pool) for pool in config.pools}
-        server = Server(config, keys, ledger, made, demo)
+        server = Server(config, keys, ledger, made, demo, ice=turn or make_ice_servers(config.ice))
         await server.start()
         try:
             yield Running(server, keys, client_key, node_key, admin_key)

@@ -64,7 +64,8 @@ async def test_pools_and_ice_servers_need_a_clients_key(tmp_path: Path) -> None:
     servers = (IceServer(urls=("stun:s.example",)), IceServer(urls=("turn:t.example",), username="u", credential="c"))
     async with running(tmp_path, ice=Ice(servers=servers)) as bridge:
         for path in ("/v1/pools", "/v1/ice-servers"):
-            for headers in ({}, {"authorization": "Bearer sk_TEST01_wrong"}, {"authorization": "Basic x"}):
+            wrong = ("Bearer sk_TEST01_wrong", "Basic x", "Basic c2tfVEVTVDAxX3dyb25nOg==", "Basic /w==", "Other x")
+            for headers in ({}, *({"authorization": each} for each in wrong)):
                 async with browser(bridge, **headers) as client:
                     refused = await client.get(path)
                 assert refused.status_code == 401

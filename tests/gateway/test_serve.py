@@ -224,7 +224,12 @@ async def test_sighup_reads_the_certificate_again(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("style", ["json", "console"])
 async def test_logs_hold_no_secret_and_no_sdp(tmp_path: Path, style: str) -> None:
-    ice = '[ice]\nservers = [{ urls = ["turn:t.example"], username = "user", credential = "turn-secret" }]\n'
+    ice = (
+        '[ice]\nservers = [{ urls = ["turn:t.example"], username = "user", credential = "turn-secret" }]\n'
+        '[ice.coturn]\nurls = ["turn:c.example"]\nsecret = "coturn-secret"\n'
+        '[ice.cloudflare]\nkey_id = "k"\napi_token = "cloudflare-secret"\nurl = "http://127.0.0.1:1"\n'
+        '[ice.twilio]\naccount_sid = "AC1"\nauth_token = "twilio-secret"\nurl = "http://127.0.0.1:1"\n'
+    )
     with home(tmp_path, ice + STATIC) as place:
         bridge = place.run(
             "serve", RTCBRIDGE_SERVER__PORT="0", RTCBRIDGE_LOG__LEVEL="debug", RTCBRIDGE_LOG__FORMAT=style
@@ -235,7 +240,9 @@ async def test_logs_hold_no_secret_and_no_sdp(tmp_path: Path, style: str) -> Non
         assert bridge.end() == 0
         assert "session ended" in bridge.text  # so debug lines are among them
         assert "admin key refused" in bridge.text
-        for secret in ("sdp-secret", "ufrag-secret", "sk_", "nk_", "ak_", "turn-secret", "bearer-secret"):
+        assert "no new TURN credentials" in bridge.text
+        services = ("turn-secret", "coturn-secret", "cloudflare-secret", "twilio-secret")
+        for secret in ("sdp-secret", "ufrag-secret", "sk_", "nk_", "ak_", "bearer-secret", *services):
             assert secret not in bridge.text
 
 

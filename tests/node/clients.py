@@ -5,7 +5,7 @@ import contextlib
 import fractions
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import aiortc
@@ -14,6 +14,8 @@ import numpy as np
 import webrtc
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
+
+from rtcbridge.node.engine import IceServer
 
 WIDTH, HEIGHT = 320, 240
 TIMEOUT = 20.0
@@ -88,9 +90,11 @@ class Client:
 
 
 class WrtcClient(Client):
-    def __init__(self, audio: bool = False, channel: str = "control") -> None:
+    def __init__(self, audio: bool = False, channel: str = "control", ice: Sequence[IceServer] = ()) -> None:
         super().__init__()
         self.pc = webrtc.RTCPeerConnection()
+        if ice:
+            self.use(ice)
         self._generator = webrtc.VideoTrackGenerator()
         self.transceivers = [self.pc.add_transceiver(self._generator.track)]
         self._more: list[Any] = []
@@ -103,6 +107,11 @@ class WrtcClient(Client):
         self.channel.on("close", lambda _event: self.gone.set())
         self.pc.on("icecandidate", self._on_candidate)
         self.pc.on("connectionstatechange", lambda _event: self._state())
+
+    def use(self, ice: Sequence[IceServer]) -> None:
+        """Relay through these servers only, from the next gathering on."""
+        servers = [webrtc.RTCIceServer(list(each.urls), each.username, each.credential) for each in ice]
+        self.pc.set_configuration(webrtc.RTCConfiguration(ice_servers=servers, ice_transport_policy="relay"))
 
     def _on_candidate(self, event: Any) -> None:
         self.candidates.put_nowait(event.candidate.to_json() if event.candidate else None)
@@ -221,9 +230,11 @@ class _Source(aiortc.MediaStreamTrack):
 
 
 class AiortcClient(Client):
-    def __init__(self, audio: bool = False, channel: str = "control") -> None:
+    def __init__(self, audio: bool = False, channel: str = "control", ice: Sequence[IceServer] = ()) -> None:
         super().__init__()
-        self.pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=[]))
+        servers = [aiortc.RTCIceServer(list(each.urls), each.username, each.credential) for each in ice]
+        policy = aiortc.RTCIceTransportPolicy.RELAY if ice else aiortc.RTCIceTransportPolicy.ALL
+        self.pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers, iceTransportPolicy=policy))
         self.transceivers = [self.pc.addTransceiver(_Source("video", self))]
         if audio:
             self.transceivers.append(self.pc.addTransceiver(_Source("audio", self)))

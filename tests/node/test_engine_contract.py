@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 
 from node.clients import CLIENTS, HEIGHT, TIMEOUT, WIDTH, Client, grey
 from rtcbridge.node.engine import EngineConfig, EngineError, EngineUnavailableError, IceServer, create_engine
-from rtcbridge.node.engine.port import AudioFrame, AudioOut, DataChannel, VideoFrame, VideoOut
+from rtcbridge.node.engine.port import AudioFrame, AudioOut, DataChannel, IcePolicy, VideoFrame, VideoOut
 
 
 class Node:
@@ -78,10 +78,10 @@ class Node:
 class Call:
     """A client and a peer of the engine, brought together as a bridge does."""
 
-    def __init__(self, engine: str, client: Client) -> None:
+    def __init__(self, engine: str, client: Client, ice: Sequence[IceServer] = (), policy: IcePolicy = "all") -> None:
         self.node = Node()
         self.client = client
-        self.peer = create_engine(engine).create_peer(self.node)
+        self.peer = create_engine(engine).create_peer(self.node, ice, policy)
         self.answers: list[str] = []
         self._passed = 0
 
@@ -330,8 +330,19 @@ async def test_ice_servers_are_checked(engine: str) -> None:
     with pytest.raises(EngineError, match="ice_servers"):
         made.create_peer(Node(), [IceServer(("http://example.org",))])
     peer = made.create_peer(Node(), [IceServer(("turn:127.0.0.1:3478?transport=udp",), "user", "secret")])
+    peer.set_ice_servers([IceServer(("turn:127.0.0.1:3479?transport=udp",), "user2", "secret")])
+    with pytest.raises(EngineError, match="ice_servers"):
+        peer.set_ice_servers([IceServer(("http://example.org",))])
     await peer.close()
     assert "secret" not in repr(IceServer(("turn:x",), "user", "secret"))
+
+
+async def test_new_ice_servers_in_mid_session_interrupt_nothing(call: Call) -> None:
+    await call.connected()
+    call.peer.set_ice_servers([IceServer(("stun:127.0.0.1:3478",))])
+    await call.client.accept(await call.peer.answer(await call.client.offer()))
+    await call.client.until_more(10)
+    assert call.node.states == ["connecting", "connected"]
 
 
 def test_engines_by_name() -> None:

@@ -231,9 +231,6 @@ class FakeBridge:
             return Response(status_code=401)
         return JSONResponse([{"name": "default", "model": self.model}])
 
-    async def get_ice_servers(self, request: Request) -> Response:
-        return JSONResponse({"ice_servers": []}) if self.authorized(request) else Response(status_code=401)
-
     async def get_page(self, request: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers={"Content-Security-Policy": CSP})
 
@@ -244,7 +241,6 @@ class FakeBridge:
                 Route("/", self.get_page),
                 Route("/v1/demo", self.get_demo),
                 Route("/v1/pools", self.get_pools),
-                Route("/v1/ice-servers", self.get_ice_servers),
                 WebSocketRoute("/client", self.client),
                 Mount("/assets", StaticFiles(directory=STATIC / "assets")),
             ]

@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
 
 Message: TypeAlias = dict[str, Any]
-Limits: TypeAlias = dict[str, int | float]
+Limits: TypeAlias = dict[str, int | float | str | list[str]]
 
 
 class Step(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,7 +66,7 @@ class Vector(Struct, frozen=True, forbid_unknown_fields=True):
     rule: str
     pool: dict[str, Any]
     steps: list[Step]
-    needs: list[Literal["keys", "restart"]] = []
+    needs: list[Literal["keys", "restart", "turn"]] = []
     file: str = ""
     limits: str = ""
 

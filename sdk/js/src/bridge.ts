@@ -40,6 +40,8 @@ export class Bridge {
   readonly #replay = new Replay();
   #handlers: BridgeHandlers | null;
   #signaling: Signaling;
+  /** The socket before this one, if it may still be open. */
+  #older: Signaling | null = null;
   #token = "";
   /** The new socket has not taken the session up yet. */
   #resuming = false;
@@ -72,11 +74,30 @@ export class Bridge {
     if (!this.#resuming) this.#signaling.send(frame);
   }
 
+  /**
+   * Take the session up on another socket, since this one may lead nowhere: the network has changed. Only what the bridge
+   * takes up closes the older one, whose Close frame would end the session.
+   */
+  renew(): void {
+    if (!this.#token || !this.#options.resume || this.#resuming) return;
+    this.#handlers?.lost();
+    this.#resuming = true;
+    this.#signaling.abandon();
+    this.#older = this.#signaling;
+    this.#signaling = this.#dial(() => void this.#resume());
+  }
+
   /** Close with a Close frame, which ends the session at the bridge. */
   close(): void {
     this.#handlers = null;
     clearTimeout(this.#timer);
     this.#signaling.close();
+    this.#closeOlder();
+  }
+
+  #closeOlder(): void {
+    this.#older?.close();
+    this.#older = null;
   }
 
   #dial(open: () => void): Signaling {
@@ -90,7 +111,11 @@ export class Bridge {
     if (!this.#signaling.extended) return this.#handlers?.message(message);
     switch (message.type) {
       case "auth_success":
-        if (this.#resuming) return; // of a new session, which is dropped when the old one is taken up
+        if (this.#resuming) {
+          // Of a new session, which is dropped when the old one is taken up. Its servers are good for any.
+          if (message.ice_servers) this.#handlers?.message({ type: "ice_servers", ice_servers: message.ice_servers });
+          return;
+        }
         this.#token = message.resume ?? "";
         return this.#handlers?.message(message);
       case "session_resume":
@@ -139,6 +164,7 @@ export class Bridge {
   #resumed(received: number, anew: boolean): void {
     this.#resuming = false;
     this.#attempts = 0;
+    this.#closeOlder();
     if (anew) {
       this.#replay.restart();
       this.#acknowledge(); // so that the bridge knows that we know
@@ -149,6 +175,7 @@ export class Bridge {
 
   #giveUp(code: number): void {
     const handlers = this.#handlers;
+    this.#older = null; // the session goes on at the bridge for as long as its media
     this.close();
     handlers?.close(code);
   }

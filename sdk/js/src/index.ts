@@ -27,8 +27,10 @@ export interface ClientOptions {
   url: string;
   /** The key, or a function that fetches one for each connection. */
   credential: string | (() => string | Promise<string>);
-  /** STUN and TURN servers; none by default. */
+  /** STUN and TURN servers, in place of those that the bridge names. */
   iceServers?: RTCIceServer[];
+  /** "relay": only through a TURN server. A bridge that wants that has it so in any case. Default "all". */
+  iceTransportPolicy?: RTCIceTransportPolicy;
   /** Come back by itself when the node is lost, or the socket or the connection breaks. Default true. */
   autoRejoin?: boolean;
   timeouts?: Partial<Timeouts>;
@@ -56,6 +58,7 @@ const TIMEOUTS: Timeouts = {
   media: 30_000,
   farewell: 2_000,
   update: 10_000,
+  restart: 2_000,
 };
 
 /** A client of one bridge. Throws TypeError if `url` is none. */
@@ -63,7 +66,8 @@ export function createClient(options: ClientOptions): Client {
   const fixed: Omit<SessionOptions, "stream" | "params"> = {
     url: clientUrl(options.url),
     credential: options.credential,
-    iceServers: options.iceServers ?? [],
+    iceServers: options.iceServers,
+    iceTransportPolicy: options.iceTransportPolicy ?? "all",
     autoRejoin: options.autoRejoin ?? true,
     timeouts: { ...TIMEOUTS, ...options.timeouts },
     WebSocket: options.WebSocket ?? globalThis.WebSocket,

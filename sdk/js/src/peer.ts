@@ -10,9 +10,14 @@ export interface PeerHandlers {
 
 export interface PeerOptions {
   RTCPeerConnection: typeof RTCPeerConnection;
-  iceServers: RTCIceServer[];
   stream: MediaStream;
+  ice: Ice;
 }
+
+/** What candidates are gathered with. */
+export type Ice = Required<Pick<RTCConfiguration, "iceServers" | "iceTransportPolicy">>;
+
+const FIXED = { bundlePolicy: "max-bundle" } as const;
 
 /**
  * One RTCPeerConnection: media both ways and the `control` channel.
@@ -23,18 +28,19 @@ export interface PeerOptions {
 export class Peer {
   readonly connection: RTCPeerConnection;
   readonly control: RTCDataChannel;
-  /** Resolves when the offer is the local description and can be sent. */
+  /** Resolves when the offer can be sent. */
   readonly prepared: Promise<void>;
+  #offer: RTCSessionDescriptionInit | null = null;
+  #ice: Ice;
+  #gathering: Promise<void> = Promise.resolve();
   #handlers: PeerHandlers | null;
   #answered!: () => void;
   #remote = new Promise<void>((resolve) => (this.#answered = resolve));
 
   constructor(options: PeerOptions, handlers: PeerHandlers) {
     this.#handlers = handlers;
-    const connection = new options.RTCPeerConnection({
-      iceServers: options.iceServers,
-      bundlePolicy: "max-bundle",
-    });
+    const connection = new options.RTCPeerConnection({ ...FIXED, ...options.ice });
+    this.#ice = options.ice;
     this.connection = connection;
     this.control = connection.createDataChannel("control");
     for (const track of options.stream.getTracks()) {
@@ -49,12 +55,30 @@ export class Peer {
     };
     connection.onicecandidate = ({ candidate }) => this.#candidate(candidate);
     connection.onconnectionstatechange = () => this.#handlers?.state(connection.connectionState);
-    this.prepared = connection.setLocalDescription();
+    this.prepared = connection.createOffer().then((offer) => void (this.#offer = offer));
   }
 
   /** The offer, with every candidate gathered until now. */
   get offer(): string {
-    return this.connection.localDescription?.sdp ?? "";
+    return this.connection.localDescription?.sdp ?? this.#offer?.sdp ?? "";
+  }
+
+  /** Use these servers and this policy for what is gathered from now on. Throws if the browser refuses them. */
+  configure(ice: Ice): void {
+    if (JSON.stringify(ice) === JSON.stringify(this.#ice)) return;
+    this.#ice = ice;
+    this.connection.setConfiguration({ ...FIXED, ...ice });
+  }
+
+  /**
+   * Begin to gather candidates. The offer may have been sent before: so it does not wait for the bridge to name its
+   * servers, and they are there when the first candidate is.
+   */
+  gather(): Promise<void> {
+    return (this.#gathering = this.prepared.then(() => {
+      if (this.#offer && this.connection.signalingState === "stable")
+        return this.connection.setLocalDescription(this.#offer);
+    }));
   }
 
   /** Whether local candidates are all in `offer` by now. */
@@ -70,6 +94,7 @@ export class Peer {
 
   /** Apply the answer; a second one for the same offer changes nothing. */
   async answer(sdp: string): Promise<void> {
+    await this.#gathering;
     if (this.connection.signalingState !== "have-local-offer") return;
     await this.connection.setRemoteDescription({ type: "answer", sdp });
     this.#answered();

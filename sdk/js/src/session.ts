@@ -3,11 +3,12 @@ import { Control } from "./control.ts";
 import { Emitter } from "./emitter.ts";
 import { BridgeError, fromClose, fromMessage } from "./errors.ts";
 import { Monitor } from "./monitor.ts";
-import { Peer } from "./peer.ts";
+import { watchNetwork } from "./network.ts";
+import { Peer, type Ice } from "./peer.ts";
 import type { Stats } from "./stats.ts";
 import type { SessionEvents, SessionOptions, SessionState, UpdateOptions } from "./types.ts";
 import { Updates } from "./updates.ts";
-import type { FromBridge, Model, NodeStatus, ParamValues, Place } from "./wire.ts";
+import type { FromBridge, IceServers, Model, NodeStatus, ParamValues, Place } from "./wire.ts";
 
 const REJOIN_DELAYS = [300, 1000, 2000, 4000, 8000]; // ms, between the attempts to come back
 const STEADY = 10_000; // ms live, after which the attempts count from zero again
@@ -34,8 +35,14 @@ export class Session extends Emitter<SessionEvents> {
   #place: Place | null = null;
   /** The socket dropped, and is being replaced. */
   #away = false;
-  /** Another path to the node is being looked for. */
-  #restarting = false;
+  /** Another path to the node is being looked for: so many offers for it have no answer yet. */
+  #restarts = 0;
+  #restartTimer: ReturnType<typeof setTimeout> | undefined;
+  /** The network has changed, and no other path was looked for since. */
+  #moved = false;
+  /** What the bridge has named. */
+  #ice: Ice = { iceServers: [], iceTransportPolicy: "all" };
+  readonly #unwatch: () => void;
   #authenticated = false;
   #status: NodeStatus | null = null;
   /** What became of the offer of `#peer`: a refused one is sent again when a node waits. */
@@ -67,6 +74,7 @@ export class Session extends Emitter<SessionEvents> {
       options.timeouts.update,
     );
     this.#updates = new Updates(options.timeouts.update);
+    this.#unwatch = watchNetwork(() => this.#onNetwork());
     // Handlers that the caller adds in the same turn see every event.
     queueMicrotask(() => this.#state === "connecting" && this.#begin());
   }
@@ -205,7 +213,7 @@ export class Session extends Emitter<SessionEvents> {
       (...args: A): void =>
         void (this.#peer === peer && handler(...args));
     const peer: Peer = new Peer(
-      { ...this.#options, stream: this.#outgoing },
+      { RTCPeerConnection: this.#options.RTCPeerConnection, stream: this.#outgoing, ice: this.#chosenIce },
       {
         candidate: own((candidate) => this.#offer === "sent" && this.#sendCandidate(candidate)),
         track: own((track: MediaStreamTrack) => this.#onTrack(track)),
@@ -219,6 +227,32 @@ export class Session extends Emitter<SessionEvents> {
       own(() => this.#sendOffer()),
       failed,
     );
+    if (this.#authenticated) peer.gather().catch(failed);
+  }
+
+  /** Candidates are gathered once the bridge has named its servers. */
+  #gather(message: Partial<IceServers>): void {
+    this.#ice = { iceServers: message.ice_servers ?? [], iceTransportPolicy: message.ice_transport_policy ?? "all" };
+    this.#configure();
+    const peer = this.#peer;
+    peer?.gather().catch((error: unknown) => {
+      if (this.#peer === peer) this.#end(new BridgeError("ice_failed", String(error)));
+    });
+  }
+
+  /** The app's own servers, or else those of the bridge; relayed only, if either of them wants it so. */
+  get #chosenIce(): Ice {
+    const { iceServers = this.#ice.iceServers, iceTransportPolicy } = this.#options;
+    const relay = [iceTransportPolicy, this.#ice.iceTransportPolicy].includes("relay");
+    return { iceServers, iceTransportPolicy: relay ? "relay" : "all" };
+  }
+
+  #configure(): void {
+    try {
+      this.#peer?.configure(this.#chosenIce);
+    } catch (error) {
+      this.emit("error", new BridgeError("bad_input", `The ICE servers were refused: ${String(error)}`));
+    }
   }
 
   #sendOffer(): void {
@@ -250,6 +284,7 @@ export class Session extends Emitter<SessionEvents> {
     switch (message.type) {
       case "auth_success":
         this.#authenticated = true;
+        this.#gather(message);
         this.#monitor.marks.mark("auth");
         this.#deadline(0);
         return this.emit("signaling", "open");
@@ -271,6 +306,9 @@ export class Session extends Emitter<SessionEvents> {
         if (message.id === undefined || !this.#updates.fail(message.id, fromMessage(message)))
           this.#onError(fromMessage(message));
         return;
+      case "ice_servers":
+        this.#ice.iceServers = message.ice_servers;
+        return this.#configure();
       case "updated":
         return this.#updates.receive(message);
       case "session_end":
@@ -310,8 +348,9 @@ export class Session extends Emitter<SessionEvents> {
 
   async #onAnswer(sdp: string): Promise<void> {
     const peer = this.#peer;
-    if (peer && this.#restarting) {
-      this.#restarting = false;
+    if (peer && this.#restarts) {
+      clearTimeout(this.#restartTimer);
+      if (--this.#restarts) return; // it answers an offer that another one has replaced
       return void peer.answer(sdp).catch(() => undefined); // if it does not help, the connection fails
     }
     if (!peer || this.#answered) return;
@@ -362,7 +401,13 @@ export class Session extends Emitter<SessionEvents> {
     this.#away = false;
     this.#updates.goOn();
     this.emit("signaling", "open");
-    if (this.#interrupted) void this.#restart();
+    if (this.#moved || this.#restarts || this.#interrupted) void this.#restart();
+  }
+
+  /** The machine is on another network: the socket may lead nowhere by now, and the path to the node as well. */
+  #onNetwork(): void {
+    this.#moved = this.#answered;
+    if (!this.#away) this.#bridge?.renew();
   }
 
   #onSocketClosed(code: number): void {
@@ -396,7 +441,7 @@ export class Session extends Emitter<SessionEvents> {
       if (this.#peer) this.#monitor.start(this.#peer.connection);
     } else if (state === "disconnected" && this.#state === "live") {
       this.#set("reconnecting"); // it may come back by itself; if not, it becomes "failed"
-      void this.#restart();
+      if (!this.#restarts) void this.#restart();
     } else if (state === "failed") {
       this.#fail(new BridgeError("ice_failed"));
     }
@@ -405,10 +450,14 @@ export class Session extends Emitter<SessionEvents> {
   /** Look for another path to the node: the network may have changed. Only the extension's bridges take it up. */
   async #restart(): Promise<void> {
     const peer = this.#peer;
-    if (!peer || !this.#bridge?.extended || this.#away || this.#restarting || !this.#answered) return;
-    this.#restarting = true;
+    if (!peer || !this.#bridge?.extended || this.#away || !this.#answered) return;
+    this.#moved = false;
+    this.#restarts += 1;
     await peer.restart().catch(() => undefined);
-    if (this.#peer === peer) this.#bridge?.send({ type: "offer", sdp: peer.offer });
+    if (this.#peer !== peer) return;
+    this.#bridge?.send({ type: "offer", sdp: peer.offer });
+    clearTimeout(this.#restartTimer);
+    this.#restartTimer = setTimeout(() => this.#bridge?.renew(), this.#options.timeouts.restart);
   }
 
   /** The node closed the connection. If the bridge knows more, it says so now. */
@@ -442,6 +491,7 @@ export class Session extends Emitter<SessionEvents> {
   #end(error: BridgeError | null): void {
     if (this.#state === "ended") return;
     this.#error = error;
+    this.#unwatch();
     this.#updates.close(error ?? new BridgeError("closed"));
     this.#drop();
     this.#control.close(error ?? new BridgeError("closed"));
@@ -465,7 +515,9 @@ export class Session extends Emitter<SessionEvents> {
     this.#control.detach();
     this.#monitor.stop();
     this.#answered = false;
-    this.#leaving = this.#restarting = false;
+    this.#leaving = this.#moved = false;
+    this.#restarts = 0;
+    clearTimeout(this.#restartTimer);
     this.#offer = "none";
     this.#status = null;
     this.#stand(null);

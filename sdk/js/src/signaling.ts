@@ -46,6 +46,12 @@ export class Signaling {
     this.#socket.close(1000);
   }
 
+  /** Report nothing more, and leave the socket open. */
+  abandon(): void {
+    this.#handlers = null;
+    clearTimeout(this.#timer);
+  }
+
   #dial(protocols: string[]): WebSocket {
     const socket = protocols.length ? new this.#Socket(this.#url, protocols) : new this.#Socket(this.#url);
     let opened = false;

@@ -35,6 +35,8 @@ export interface Timeouts {
   farewell: number;
   /** For the acknowledgement of `update`. */
   update: number;
+  /** For the answer to an offer that looks for another path; then the socket is taken to lead nowhere, too. */
+  restart: number;
 }
 
 export interface SessionOptions {
@@ -44,7 +46,9 @@ export interface SessionOptions {
   stream: MediaStream;
   /** Values for the model's parameters, sent as soon as the `control` channel opens. */
   params: ParamValues;
-  iceServers: RTCIceServer[];
+  /** The app's own servers; without them those that the bridge names. */
+  iceServers?: RTCIceServer[] | undefined;
+  iceTransportPolicy: RTCIceTransportPolicy;
   /** Come back by itself when the node is lost, or the socket or the connection breaks. */
   autoRejoin: boolean;
   timeouts: Timeouts;

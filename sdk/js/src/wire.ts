@@ -26,18 +26,25 @@ export type ToBridge =
 export type NodeStatus = "pending" | "full" | "waiting";
 
 export type FromBridge =
-  | { type: "auth_success"; session?: string; resume?: string }
+  | ({ type: "auth_success"; session?: string; resume?: string } & Partial<IceServers>)
   | ({ type: "node_status"; status: NodeStatus } & Partial<Place>)
   | { type: "server_provisioning" }
   | ({ type: "error"; message: string; id?: number } & ErrorDetails)
   | { type: "answer"; sdp: string }
   | { type: "candidate"; candidate: IceCandidate | null }
   // of the extension
+  | { type: "ice_servers"; ice_servers: RTCIceServer[] }
   | { type: "updated"; id?: number; values: ParamValues }
   | { type: "session_resume"; session: string; received: number; anew?: boolean }
   | { type: "session_end"; reason: string }
   | { type: "ack"; received: number }
   | { type: "reconnect" };
+
+/** What candidates are to be gathered with. */
+export interface IceServers {
+  ice_servers: RTCIceServer[];
+  ice_transport_policy: RTCIceTransportPolicy;
+}
 
 /** A place in line: 1 is the next to be served; `eta` is in seconds, and missing while nothing is known. */
 export interface Place {

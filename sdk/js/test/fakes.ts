@@ -108,9 +108,24 @@ export class FakePeer {
   channel!: FakeChannel;
   closed = false;
   restarts = 0;
+  /** The configuration with which it last began to gather. */
+  gatheredWith: RTCConfiguration | null = null;
 
-  constructor(readonly configuration: RTCConfiguration) {
+  configuration: RTCConfiguration;
+
+  constructor(readonly made: RTCConfiguration) {
+    this.configuration = made;
     FakePeer.made.push(this);
+  }
+
+  setConfiguration(configuration: RTCConfiguration): void {
+    if (configuration.iceServers?.some(({ urls }) => urls === "bad")) throw new Error("bad server");
+    this.configuration = configuration;
+  }
+
+  async createOffer(): Promise<{ type: string; sdp: string }> {
+    await Promise.resolve();
+    return { type: "offer", sdp: `offer ${FakePeer.made.indexOf(this)}` };
   }
 
   createDataChannel(label: string): FakeChannel {
@@ -139,6 +154,7 @@ export class FakePeer {
     this.signalingState = "have-local-offer";
     const again = this.restarts ? ` again` : "";
     this.localDescription = { sdp: `offer ${FakePeer.made.indexOf(this)}${again}` };
+    this.gatheredWith = this.configuration;
   }
 
   async setRemoteDescription({ sdp }: { sdp: string }): Promise<void> {

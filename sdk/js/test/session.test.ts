@@ -18,6 +18,7 @@ async function greeted(options = {}): Promise<Stage> {
   stage.socket.open();
   await settle();
   stage.socket.tell({ type: "auth_success" });
+  await settle();
   return stage;
 }
 
@@ -40,16 +41,18 @@ test("from a node that waits to live", async () => {
   assert.equal(stage.peer.channel.label, "control");
 });
 
-test("candidates: those in the offer are not sent again, later ones trickle, then their end", async () => {
+test("candidates trickle behind the offer, from the bridge's word on, then their end", async () => {
   stage = await begin();
-  stage.peer.gather("early");
   stage.socket.open();
+  await settle();
+  assert.equal(stage.peer.localDescription, null, "nothing is gathered before the bridge can name its servers");
+  stage.socket.tell({ type: "auth_success" });
   await settle();
   stage.peer.gather("late");
   stage.peer.gather("");
   stage.peer.gather(null);
   assert.deepEqual(stage.socket.sent.slice(2), [
-    { type: "offer", sdp: "offer 0 + early" },
+    { type: "offer", sdp: "offer 0" },
     {
       type: "candidate",
       candidate: { sdpMid: "0", sdpMLineIndex: 0, candidate: "late" },

@@ -13,6 +13,7 @@ from rtcbridge.cli import CommandError
 from rtcbridge.cli.lock import RunningBridge, held_store
 from rtcbridge.config import Config
 from rtcbridge.drivers.engine import open_engine
+from rtcbridge.drivers.ice import make_ice_servers
 from rtcbridge.drivers.ledger import Database, KeyStore, SessionLedger
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
@@ -86,7 +87,7 @@ async def _serve(
         engine = None
         if config.engine.is_shared:
             engine = open_engine(config.engine.url, socket.gethostname(), grace=config.sessions.resume_grace)
-        server = Server(config, keys, ledger, providers, credential, engine)
+        server = Server(config, keys, ledger, providers, credential, engine, make_ice_servers(config.ice))
         if signal.SIGHUP not in until:
             loop.add_signal_handler(signal.SIGHUP, server.reload_tls)
         await _start(server, config)

@@ -19,7 +19,19 @@ from rtcbridge.config.options import (
 )
 from rtcbridge.config.pool import BUILT_IN_PROVIDERS, PROVIDER_GROUP, PluginPool, Pool, plugins
 from rtcbridge.config.shape import ProjectSettings, Schedule
-from rtcbridge.config.tables import Engine, Ice, IceServer, Log, Nodes, Server, Sessions, Store
+from rtcbridge.config.tables import (
+    Cloudflare,
+    Coturn,
+    Engine,
+    Ice,
+    IceServer,
+    Log,
+    Nodes,
+    Server,
+    Sessions,
+    Store,
+    Twilio,
+)
 from rtcbridge.config.whole import Config
 
 __all__ = [
@@ -27,9 +39,11 @@ __all__ = [
     "ENV_PREFIX",
     "PROVIDER_GROUP",
     "RUN_TIME_SETTINGS",
+    "Cloudflare",
     "CommandOptions",
     "Config",
     "ConfigError",
+    "Coturn",
     "DockerOptions",
     "Ec2Options",
     "Engine",
@@ -48,6 +62,7 @@ __all__ = [
     "SshOptions",
     "StaticOptions",
     "Store",
+    "Twilio",
     "check_pool",
     "load",
     "override",

@@ -3,25 +3,23 @@
 import ipaddress
 import os
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any
 
 from rtcbridge.config.filling import ConfigError, shown
 from rtcbridge.config.options import CommandOptions, DockerOptions, Ec2Options, KubernetesOptions, SshOptions
 from rtcbridge.config.pool import Pool
 from rtcbridge.config.shape import fallback_mistake, project_mistake, schedule_mistake
-from rtcbridge.config.tables import Server
+from rtcbridge.config.tables import Ice, Server
 from rtcbridge.config.whole import Config
+
+_TWILIO_LONGEST = 86_400  # seconds
 
 
 def check(config: Config, where: Callable[[str], str]) -> None:
     """Find the mistakes that lie between keys; `where` names a key in an error."""
     _check_server(config.server, where)
-    for index, ice in enumerate(config.ice.servers):
-        here = f"{where('ice.servers')}[{index}]"
-        if not ice.urls:
-            raise ConfigError(f"{here}.urls: expected at least one address")
-        if not (ice.username and ice.credential) and any(url.startswith("turn") for url in ice.urls):
-            raise ConfigError(f"{here}: expected username and credential, since a TURN server wants them")
+    _check_ice(config.ice, where)
     if not config.pools:
         raise ConfigError(f"{where('pools')}: expected at least one pool")
     for index, pool in enumerate(config.pools):
@@ -56,6 +54,39 @@ def _check_projects(config: Config, where: Callable[[str], str]) -> None:
             raise ConfigError(f"{here}.id: expected an id of its own, another table has {project.id}")
         if mistake := project_mistake(project, {pool.name: pool.projects for pool in config.pools}):
             raise ConfigError(f"{here}.{mistake}")
+
+
+def _check_ice(ice: Ice, where: Callable[[str], str]) -> None:
+    for index, server in enumerate(ice.servers):
+        here = f"{where('ice.servers')}[{index}]"
+        if not server.urls:
+            raise ConfigError(f"{here}.urls: expected at least one address")
+        if not (server.username and server.credential) and any(url.startswith("turn") for url in server.urls):
+            raise ConfigError(f"{here}: expected username and credential, since a TURN server wants them")
+    for names in (("coturn.urls", "coturn.secret"), ("cloudflare.key_id", "cloudflare.api_token")):
+        _check_both(ice, names, where)
+    twilio = ice.twilio
+    _check_both(ice, ("twilio.api_key", "twilio.api_secret"), where)
+    if twilio.account_sid and not (twilio.auth_token or twilio.api_key):
+        raise ConfigError(f"{where('ice.twilio.auth_token')}: expected a text, or else api_key and api_secret")
+    if (twilio.auth_token or twilio.api_key) and not twilio.account_sid:
+        raise ConfigError(f"{where('ice.twilio.account_sid')}: expected a text")
+    if twilio.ttl > _TWILIO_LONGEST:
+        raise ConfigError(f"{where('ice.twilio.ttl')}: expected at most {_TWILIO_LONGEST}, which is Twilio's own limit")
+    urls = [*ice.coturn.urls, *(url for server in ice.servers for url in server.urls)]
+    if ice.policy == "relay" and not (
+        ice.cloudflare.key_id or twilio.account_sid or any(url.startswith("turn") for url in urls)
+    ):
+        raise ConfigError(f"{where('ice.policy')}: expected a TURN server in [ice], since nothing connects without one")
+
+
+def _check_both(ice: Ice, names: tuple[str, str], where: Callable[[str], str]) -> None:
+    """Two keys of a driver go together, or both are left out."""
+    values = [attrgetter(name)(ice) for name in names]
+    for name, value, other in zip(names, values, reversed(values), strict=True):
+        if other and not value:
+            what = "at least one address" if name.endswith("urls") else "a text"
+            raise ConfigError(f"{where(f'ice.{name}')}: expected {what}")
 
 
 def _check_server(server: Server, where: Callable[[str], str]) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct, inspect
 
-_SECRET = re.compile(r"(credential|password|secret|token)\Z")  # keys whose value an error does not show
+_SECRET = re.compile(r"(?i)(credential|password|secret|token)\Z")  # keys whose value an error does not show
 _S = TypeVar("_S", bound=Struct)
 
 

@@ -8,6 +8,7 @@ _YEAR = 31_536_000.0
 
 Seconds = Annotated[float, Meta(gt=0, le=_YEAR)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+CredentialLife = Annotated[float, Meta(ge=5, le=172_800)]
 Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
 Host = Annotated[str, Meta(pattern=r"^[^\s/]{1,255}\Z", description="a host name or an address")]
 Listening = Annotated[

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -76,13 +76,31 @@ def read(cls: type[_S], file: str | os.PathLike[str]) -> _S:
 
 
 def variables() -> dict[str, tuple[str, str]]:
-    """Every environment variable that is read, with its section and key."""
+    """Every environment variable that is read, with its section and key; a key of a table in the section has a dot."""
     return {
-        f"{ENV_PREFIX}{section.name}__{key.name}".upper(): (section.name, key.name)
+        f"{ENV_PREFIX}{section.name}__{key}".replace(".", "__").upper(): (section.name, key)
         for section in msgspec.structs.fields(Config)
         if section.name not in _LISTS
-        for key in msgspec.structs.fields(section.type)
+        for key in _keys(section.type)
     }
+
+
+def _keys(table: type[Struct]) -> Iterator[str]:
+    for field in msgspec.structs.fields(table):
+        if isinstance(field.type, type) and issubclass(field.type, Struct):
+            yield from (f"{field.name}.{key}" for key in _keys(field.type))
+        else:
+            yield field.name
+
+
+def _set(table: _S, key: str, text: str, name: str) -> _S:
+    """Set a key of a table, or of one in it, to what the text of the variable `name` stands for."""
+    first, _, rest = key.partition(".")
+    if rest:
+        return msgspec.structs.replace(table, **{first: _set(getattr(table, first), rest, text, name)})
+    kind = next(field.type for field in msgspec.structs.fields(table) if field.name == key)
+    info = inspect.type_info(kind)
+    return msgspec.structs.replace(table, **{key: convert(_parse(text, info, name), info, kind, name)})
 
 
 def _overlay(config: Config, env: Mapping[str, str]) -> tuple[Config, dict[str, str]]:
@@ -98,11 +116,7 @@ def _overlay(config: Config, env: Mapping[str, str]) -> tuple[Config, dict[str, 
         if name not in known:
             raise ConfigError(f"{name}: no such key; {hint(name, known)}")
         section, key = known[name]
-        table = getattr(config, section)
-        kind = next(field.type for field in msgspec.structs.fields(table) if field.name == key)
-        info = inspect.type_info(kind)
-        value = convert(_parse(env[name], info, name), info, kind, name)
-        config = msgspec.structs.replace(config, **{section: msgspec.structs.replace(table, **{key: value})})
+        config = msgspec.structs.replace(config, **{section: _set(getattr(config, section), key, env[name], name)})
         sources[f"{section}.{key}"] = name
     return config, sources
 

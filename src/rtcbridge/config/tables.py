@@ -9,8 +9,10 @@ from rtcbridge.config.kinds import (
     Argument,
     Bytes,
     Count,
+    CredentialLife,
     EngineUrl,
     Host,
+    HttpUrl,
     IceUrl,
     Listening,
     PublicUrl,
@@ -95,10 +97,42 @@ class IceServer(Struct, frozen=True, kw_only=True, omit_defaults=True):
     credential: Text = ""
 
 
+class Coturn(Struct, frozen=True, kw_only=True):
+    """`[ice.coturn]`: a coturn whose `static-auth-secret` is shared with the bridge."""
+
+    urls: tuple[IceUrl, ...] = ()
+    secret: Text = ""
+    ttl: CredentialLife = 3_600.0
+
+
+class Cloudflare(Struct, frozen=True, kw_only=True):
+    """`[ice.cloudflare]`: Cloudflare's TURN service."""
+
+    key_id: Text = ""
+    api_token: Text = ""
+    ttl: CredentialLife = 86_400.0
+    url: HttpUrl = "https://rtc.live.cloudflare.com"
+
+
+class Twilio(Struct, frozen=True, kw_only=True):
+    """`[ice.twilio]`: Twilio's Network Traversal Service."""
+
+    account_sid: Text = ""
+    auth_token: Text = ""
+    api_key: Text = ""
+    api_secret: Text = ""
+    ttl: CredentialLife = 86_400.0
+    url: HttpUrl = "https://api.twilio.com"
+
+
 class Ice(Struct, frozen=True, kw_only=True):
-    """`[ice]`: the STUN and TURN servers that nodes and clients are told."""
+    """`[ice]`: the STUN and TURN servers that nodes and clients are told, and whether they may do without."""
 
     servers: tuple[IceServer, ...] = ()
+    policy: Literal["all", "relay"] = "all"
+    coturn: Coturn = Coturn()
+    cloudflare: Cloudflare = Cloudflare()
+    twilio: Twilio = Twilio()
 
 
 class Log(Struct, frozen=True, kw_only=True):

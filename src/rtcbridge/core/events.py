@@ -125,10 +125,11 @@ class Refuse(Struct, frozen=True):
 
 
 class SendNode(Struct, frozen=True):
-    """Send this message to that node."""
+    """Send this message to that node. An offer goes with ICE servers, which are made when it is sent."""
 
     node: str
     data: bytes
+    is_offer: bool = False
 
 
 class Acquire(Struct, frozen=True):

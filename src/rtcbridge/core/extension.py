@@ -6,7 +6,7 @@ from msgspec import Struct
 from msgspec.json import Decoder
 
 from rtcbridge.core import messages
-from rtcbridge.core.messages import ClientWire, Frame, FromClient, IceServer, Status, UpdateId
+from rtcbridge.core.messages import ClientWire, Frame, FromClient, IcePolicy, IceServer, Status, UpdateId
 
 SUBPROTOCOL = "rtcbridge.v2"
 
@@ -66,6 +66,13 @@ class ExtendedAuthSuccess(Struct, frozen=True, tag="auth_success", tag_field="ty
     session: str
     resume: str
     ice_servers: list[IceServer] = []
+    ice_transport_policy: IcePolicy = "all"
+
+
+class IceRefresh(Struct, frozen=True, tag="ice_servers", tag_field="type"):
+    """These take the place of the ICE servers that the client was told before, whose credentials soon expire."""
+
+    ice_servers: list[IceServer]
 
 
 class ExtendedNodeStatus(Struct, frozen=True, tag="node_status", tag_field="type", omit_defaults=True):
@@ -113,6 +120,7 @@ class Reconnect(Struct, frozen=True, tag="reconnect", tag_field="type"):
 
 RECONNECT = messages.encode(Reconnect())
 ToExtendedClient: TypeAlias = (
-    ExtendedAuthSuccess | ExtendedNodeStatus | messages.ServerProvisioning | ExtendedError | messages.ClientAnswer
-    | messages.CandidateWire | messages.IceCandidateWire | Resumed | SessionEnded | Updated | Reconnect | Ack
+    ExtendedAuthSuccess | IceRefresh | ExtendedNodeStatus | messages.ServerProvisioning | ExtendedError
+    | messages.ClientAnswer | messages.CandidateWire | messages.IceCandidateWire | Resumed | SessionEnded | Updated
+    | Reconnect | Ack
 )  # fmt: skip

@@ -4,6 +4,7 @@ What is only relayed (an SDP, a candidate) stays the JSON text that its sender w
 then spliced between an envelope of ours, so that no field beside it passes and nothing inside it changes.
 """
 
+from collections.abc import Sequence
 from enum import Enum, StrEnum
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
@@ -310,12 +311,17 @@ class IceServer(Struct, frozen=True, omit_defaults=True):
     credential: str = ""
 
 
+IcePolicy: TypeAlias = Literal["all", "relay"]
+"""RTCIceTransportPolicy, W3C WebRTC 1.0 section 4.2.3."""
+
+
 class ToNodeOffer(Struct, frozen=True, tag="offer", tag_field="type", omit_defaults=True):
     """Open this session, or renegotiate it."""
 
     session: str
     sdp: str
     ice_servers: list[IceServer] = []
+    ice_transport_policy: IcePolicy = "all"
     params: dict[str, Any] = {}
 
 
@@ -434,10 +440,17 @@ def client_candidate(candidate: bytes | Raw, dialect: Dialect) -> bytes:
     return b"%b%b}" % (CANDIDATE_PREFIX[dialect], bytes(candidate))
 
 
-def node_offer(session: str, sdp: bytes, ice_servers: bytes = b"") -> bytes:
-    """A client's offer for the node that holds the session. `sdp` and `ice_servers` are JSON text."""
-    extra = b',"ice_servers":%b' % ice_servers if ice_servers else b""
-    return b'{"type":"offer","session":"%b","sdp":%b%b}' % (session.encode(), sdp, extra)
+def node_offer(session: str, sdp: bytes) -> bytes:
+    """A client's offer for the node that holds the session. `sdp` is JSON text."""
+    return b'{"type":"offer","session":"%b","sdp":%b}' % (session.encode(), sdp)
+
+
+def with_ice(offer: bytes, servers: Sequence[IceServer], policy: IcePolicy = "all") -> bytes:
+    """The offer of `node_offer` with the ICE servers that the node is to use, and the policy unless it is `all`."""
+    extra = b',"ice_servers":%b' % _encoder.encode(servers) if servers else b""
+    if policy != "all":
+        extra += b',"ice_transport_policy":%b' % _encoder.encode(policy)
+    return b"%b%b}" % (offer[:-1], extra)
 
 
 def node_candidate_prefix(session: str) -> bytes:

@@ -357,7 +357,7 @@ class Session:
         return [Begin(self.node), self._send_offer(), *candidates]
 
     def _send_offer(self) -> SendNode:
-        return SendNode(self.node, messages.node_offer(self.id, self._offer, self._spec.ice_servers))
+        return SendNode(self.node, messages.node_offer(self.id, self._offer), is_offer=True)
 
     def _send_candidate(self, candidate: bytes) -> SendNode:
         return SendNode(self.node, b"%b%b}" % (messages.node_candidate_prefix(self.id), candidate))

@@ -57,10 +57,7 @@ class ProjectSpec(Struct, frozen=True, kw_only=True):
 
 
 class SessionSpec(Struct, frozen=True, kw_only=True):
-    """The times (seconds) and bounds of a session, protocol part 2. `max_session` 0 means without end.
-
-    `ice_servers` is the JSON text of a list of RTCIceServer for the node, or empty.
-    """
+    """The times (seconds) and bounds of a session, protocol part 2. `max_session` 0 means without end."""
 
     claim_timeout: float = 30.0
     answer_timeout: float = 10.0
@@ -68,4 +65,3 @@ class SessionSpec(Struct, frozen=True, kw_only=True):
     resume_grace: float = 60.0
     max_session: float = 0.0
     max_candidates: int = 64
-    ice_servers: bytes = b""

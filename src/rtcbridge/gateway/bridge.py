@@ -42,7 +42,7 @@ from rtcbridge.gateway.links import Link, Socket, Way
 from rtcbridge.gateway.recent import RecentCount
 from rtcbridge.gateway.recipient import Client
 from rtcbridge.gateway.timers import Lane, Timer, TimerWheel
-from rtcbridge.ports import Authenticator, Identity, Ledger, NodeRow, SessionRow
+from rtcbridge.ports import Authenticator, IceGrant, IceServers, Identity, Ledger, NodeRow, SessionRow
 
 if TYPE_CHECKING:
     from rtcbridge.gateway.shared.routes import Route
@@ -87,6 +87,9 @@ class Bridge:
         wheel: Timers.
         clock: Monotonic seconds.
         pools: What is there instead of pools of this process alone.
+
+    Attributes:
+        ice: The STUN and TURN servers that clients and nodes are told; None for none.
     """
 
     def __init__(
@@ -106,6 +109,7 @@ class Bridge:
         self.wall = time.time
         self.session_spec = session_spec(config)
         self.silence = config.nodes.heartbeat * config.nodes.missed
+        self.ice: IceServers | None = None
         self.pools = Pools(config.pool_specs(), config.project_specs()) if pools is None else pools
         self.nodes: dict[str, tuple[Pool, Node]] = {}
         self.links: dict[str, Link] = {}
@@ -232,7 +236,7 @@ class Bridge:
                     entry.client.send(effect.data)
             elif isinstance(effect, SendNode):
                 if (way := self.way(entry, effect.node)) is not None:
-                    way.send(effect.data)
+                    way.send(self._with_ice(entry, effect.data) if effect.is_offer else effect.data)
             elif isinstance(effect, Begin):
                 self._begin(entry, effect.node, now)
             elif isinstance(effect, End):
@@ -243,6 +247,14 @@ class Bridge:
                 self._tell(entry.client, effect)
             else:
                 self._ask(entry, effect, now)
+
+    def ice_grant(self, user: str) -> IceGrant:
+        """The STUN and TURN servers for one peer, which is called `user` in the logs of a TURN server."""
+        return IceGrant() if self.ice is None else self.ice.grant(user)
+
+    def _with_ice(self, entry: Entry, offer: bytes) -> bytes:
+        """An offer, with what the node is to gather its candidates with: made anew for each, so that it is fresh."""
+        return messages.with_ice(offer, self.ice_grant(f"{entry.session.id}-node").servers, self.config.ice.policy)
 
     @staticmethod
     def _tell(client: Client | None, effect: Inform | Refuse) -> None:
@@ -469,9 +481,8 @@ def restored_node(row: NodeRow, spec: PoolSpec, now: float, wall: float) -> Node
 
 
 def session_spec(config: Config) -> SessionSpec:
-    """The times and bounds of sessions, with the ICE servers that nodes are told."""
+    """The times and bounds of sessions."""
     sessions = config.sessions
-    servers = [messages.encode(server) for server in config.ice.servers]
     return SessionSpec(
         claim_timeout=sessions.claim_timeout,
         answer_timeout=sessions.answer_timeout,
@@ -479,7 +490,6 @@ def session_spec(config: Config) -> SessionSpec:
         resume_grace=sessions.resume_grace,
         max_session=sessions.max_session,
         max_candidates=sessions.max_candidates,
-        ice_servers=b"[%b]" % b",".join(servers) if servers else b"",
     )
 
 

@@ -121,6 +121,7 @@ class ExtendedSocket(CredentialSocket):
             self._visit.refuse(visit)
             return
         self._visits.drop(self._visit)
+        visit.lend(self._visit.ice)  # what `auth_success` has just told its client
         self._begun, self._visit = True, visit
 
     def _is_fetched(self, asked: SessionResume) -> None:

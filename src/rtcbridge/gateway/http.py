@@ -1,18 +1,22 @@
 """Everything of the bridge's port that is no WebSocket: the page, health, and a small HTTP API."""
 
+import base64
 import ipaddress
 from collections.abc import Callable, Mapping
+from math import inf
 from pathlib import Path
 
+import msgspec
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Scope
 
-from rtcbridge.gateway.bridge import Bridge
+from rtcbridge.gateway.bridge import Bridge, new_session_id
 from rtcbridge.gateway.http_adapter import LimitBody
 from rtcbridge.ports import Identity
 
@@ -26,6 +30,12 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+
+
+# A page of any origin that has a key of its own may ask. No cookie means anything here, so none is let through.
+_ANY_ORIGIN = Middleware(
+    CORSMiddleware, allow_origins=["*"], allow_methods=["GET"], allow_headers=["Authorization"], max_age=600
+)
 
 
 class _Page(StaticFiles):
@@ -68,9 +78,10 @@ def make_app(
         return JSONResponse([pool for pool in bridge.overview() if pool["name"] == own])
 
     def ice_servers(request: Request) -> Response:
-        if _identify(request, bridge) is None:
+        identity = _identify(request, bridge)
+        if identity is None:
             return _error(401, "A valid key is needed: Authorization: Bearer sk_…")
-        return JSONResponse({"ice_servers": _plain(bridge)}, headers={"Cache-Control": "no-store"})
+        return JSONResponse(_ice(bridge, identity), headers={"Cache-Control": "no-store"})
 
     return Starlette(
         routes=[
@@ -78,7 +89,7 @@ def make_app(
             Route("/readyz", _async(readyz)),
             Route("/v1/demo", _async(demo)),
             Route("/v1/pools", _async(pools)),
-            Route("/v1/ice-servers", _async(ice_servers)),
+            Route("/v1/ice-servers", _async(ice_servers), methods=["GET", "OPTIONS"], middleware=[_ANY_ORIGIN]),
             *([Mount("/v1/admin", admin)] if admin else []),
             Mount("/", _Page(directory=STATIC, html=True)),
         ],
@@ -95,14 +106,16 @@ def _async(handler: Callable[[Request], Response]) -> Callable[..., object]:
     return handle
 
 
-def _plain(bridge: Bridge) -> list[Mapping[str, object]]:
-    return [
-        {
-            "urls": list(server.urls),
-            **({"username": server.username, "credential": server.credential} if server.username else {}),
-        }
-        for server in bridge.config.ice.servers
-    ]
+def _ice(bridge: Bridge, identity: Identity) -> Mapping[str, object]:
+    """What a client that is told nothing on its socket is to make its peer connection with."""
+    now = bridge.wall()
+    grant = bridge.ice_grant(f"{identity.project}-{new_session_id(now)}")
+    answer: dict[str, object] = {"ice_servers": msgspec.to_builtins(grant.servers)}
+    if bridge.config.ice.policy != "all":
+        answer["ice_transport_policy"] = bridge.config.ice.policy
+    if grant.expires < inf:
+        answer["ttl"] = max(0, int(grant.expires - now))
+    return answer
 
 
 def _error(status: int, text: str) -> Response:
@@ -112,7 +125,15 @@ def _error(status: int, text: str) -> Response:
 
 def _identify(request: Request, bridge: Bridge) -> Identity | None:
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
-    identity = bridge.auth.identify(credential.strip()) if scheme.lower() == "bearer" else None
+    credential = credential.strip()
+    if scheme.lower() == "basic":  # the key is the user's name, the password is not looked at
+        try:
+            credential = base64.b64decode(credential, validate=True).decode().partition(":")[0]
+        except ValueError:
+            return None
+    elif scheme.lower() != "bearer":
+        return None
+    identity = bridge.auth.identify(credential)
     return None if identity is None or identity.is_node else identity
 
 

@@ -28,7 +28,7 @@ from rtcbridge.gateway.shared.reconciler import SharedReconciler
 from rtcbridge.gateway.visits import Visits
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
 from rtcbridge.gateway.windows import Windows
-from rtcbridge.ports import Authenticator, Ledger, Provider
+from rtcbridge.ports import Authenticator, IceServers, Ledger, Provider
 from rtcbridge.ports_engine import Engine
 
 log = structlog.get_logger(__name__)
@@ -46,6 +46,7 @@ class Server:
         providers: The provider of each pool, by the pool's name.
         demo_credential: A key that the page is given without being asked for one, over loopback only.
         engine: What several bridges share; None for one that is alone.
+        ice: The STUN and TURN servers that clients and nodes are told; None for none.
 
     Attributes:
         actions: What people may do to nodes; there once it is started.
@@ -63,6 +64,7 @@ class Server:
         providers: Mapping[str, Provider],
         demo_credential: str = "",
         engine: Engine | None = None,
+        ice: IceServers | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.config = config
@@ -76,6 +78,7 @@ class Server:
             if engine is None
             else SharedBridge(config, auth, ledger, group.wheel, loop.time, engine)
         )
+        self.bridge.ice = ice
         self.visits = Visits(self.bridge)
         self._moves = Moves(self.bridge, self.visits) if isinstance(self.bridge, SharedBridge) else None
         self._admin = Admin(self.bridge)
@@ -105,6 +108,8 @@ class Server:
         tls = tls_context(server.tls_cert, server.tls_key) if server.tls_cert else None
         if self.metrics is not None:
             await self.metrics.start()
+        if self.bridge.ice is not None:
+            await self.bridge.ice.start()
         self._admin.overrides.restore()
         self.bridge.restore()
         if isinstance(self.bridge, SharedBridge):
@@ -165,6 +170,8 @@ class Server:
             await self.bridge.part()
         if self.metrics is not None:
             await self.metrics.stop()
+        if self.bridge.ice is not None:
+            await self.bridge.ice.close()
         await self._ledger.flush()
         for provider in self._providers.values():
             await provider.close()

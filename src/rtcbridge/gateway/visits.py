@@ -2,6 +2,7 @@
 
 import hmac
 from collections.abc import Callable, Iterator
+from math import inf
 
 from rtcbridge.core import extension, messages
 from rtcbridge.core.errors import CloseCode, Error
@@ -11,6 +12,7 @@ from rtcbridge.core.extension import (
     ExtendedAuthSuccess,
     ExtendedError,
     ExtendedNodeStatus,
+    IceRefresh,
     Resumed,
     SessionEnded,
     Updated,
@@ -22,8 +24,12 @@ from rtcbridge.core.standing import Told, pause, whole
 from rtcbridge.gateway.bridge import Bridge, Entry, new_session_id
 from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.timers import Timer
+from rtcbridge.ports import IceGrant
 
 _TIME = 12  # digits of a session's id that say when it began
+_ICE_SERVERS = b'{"type":"ice_servers",'
+_RENEW_AFTER = 2 / 3  # of the time for which the credentials of a TURN server are good
+_RENEW_EVERY = 1.0  # seconds, at the least
 
 
 def family(id: str) -> str:
@@ -49,11 +55,12 @@ class Visit:
         until: When a client that is away is not expected any more, if it has no session.
         anew: The counters have begun anew, since the process that had them has died, and the client may not know.
         last: The time in the id of its last session, in milliseconds; 0 before the first.
+        ice: The STUN and TURN servers that its client was told last.
     """
 
     __slots__ = (
-        "_bridge", "_told", "_visits", "anew", "entry", "id", "last", "looking", "mailbox", "pool", "project", "socket",
-        "timer", "until",
+        "_bridge", "_renewal", "_told", "_visits", "anew", "entry", "ice", "id", "last", "looking", "mailbox", "pool",
+        "project", "socket", "timer", "until",
     )  # fmt: skip
 
     def __init__(self, visits: "Visits", bridge: Bridge, project: str, pool: Pool, id: str = "") -> None:
@@ -71,6 +78,8 @@ class Visit:
         self.looking: Timer | None = None  # at its place in line
         self.anew = False
         self.last = 0
+        self.ice = IceGrant()
+        self._renewal: Timer | None = None  # of `ice`
         self._told: tuple[Status, Told] | None = None
 
     @property
@@ -153,6 +162,34 @@ class Visit:
             self.looking.cancel()
             self.looking = None
 
+    def lend(self, ice: IceGrant) -> None:
+        """The client has been told these servers: renew their credentials before they expire."""
+        self.ice = ice
+        self.stop_lending()
+        if ice.expires < inf:
+            left = (ice.expires - self._bridge.wall()) * _RENEW_AFTER
+            self._renewal = self._bridge.wheel.call_later(max(_RENEW_EVERY, left), self._renew)
+
+    def _renew(self) -> None:
+        """Tell the client new credentials; one that is away learns them from its next `auth_success`."""
+        self._renewal = None
+        if self.socket is None:
+            return
+        before, ice = self.ice, self._bridge.ice_grant(self.id)
+        if ice.servers != before.servers:
+            self.send(messages.encode(IceRefresh(list(ice.servers))))
+        self.lend(ice)
+
+    def _ice_servers(self) -> bytes:
+        """What stands for an older message of this kind that is sent again: its credentials may have expired."""
+        return messages.encode(IceRefresh(list(self._bridge.ice_grant(self.id).servers)))
+
+    def stop_lending(self) -> None:
+        """Renew nothing more."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
+
     def refuse(self, error: Error, text: str = "", id: UpdateId | None = None) -> None:
         """Say that something cannot be, in other words than the error's own if there are any."""
         after = None
@@ -193,7 +230,7 @@ class Visit:
             self.timer = None
         socket.send(messages.encode(Resumed(self.id, self.mailbox.taken, self.anew)))
         for message in missed:
-            socket.send(message)
+            socket.send(self._ice_servers() if message.startswith(_ICE_SERVERS) else message)
         if older is None and (entry := self.session) is not None:
             self._bridge.deliver(entry, Source.CLIENT, Back())
 
@@ -236,7 +273,9 @@ class Visits:
         visit = Visit(self, self._bridge, project, pool)
         visit.socket = socket
         self._visits[visit.id] = visit
-        socket.send(messages.encode(ExtendedAuthSuccess(visit.id, visit.token)))
+        ice, policy = self._bridge.ice_grant(visit.id), self._bridge.config.ice.policy
+        socket.send(messages.encode(ExtendedAuthSuccess(visit.id, visit.token, list(ice.servers), policy)))
+        visit.lend(ice)
         return visit
 
     def named(self, token: str, project: str, pool: Pool) -> str | None:
@@ -269,6 +308,7 @@ class Visits:
         bridge = self._bridge
         visit.socket, entry = None, visit.session
         crowded = len(self._away) >= bridge.config.server.max_connections
+        visit.stop_lending()
         if goodbye or crowded or visit.entry is None:
             self._visits.pop(visit.id, None)
             if entry is not None:
@@ -307,6 +347,7 @@ class Visits:
             visit.timer.cancel()
             visit.timer = None
         visit.stop_looking()
+        visit.stop_lending()
 
     def say_reconnect(self) -> None:
         """Tell all clients that their sockets are about to be closed."""

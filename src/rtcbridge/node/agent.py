@@ -272,13 +272,13 @@ class Agent:
                 return
             try:
                 servers = _ice_servers(offer) or self._config.ice_servers
-                peer = SessionPeer(offer.session, self._engine, self._worker, self, servers)
+                peer = SessionPeer(offer.session, self._engine, self._worker, self, servers, offer.ice_transport_policy)
             except EngineError as error:
                 self._link.send(NodeError(offer.session, str(error)))
                 return
             self._sessions[offer.session] = peer
             log.info("session_opened", session=offer.session, sessions=len(self._sessions))
-        peer.offer(offer.sdp, offer.params)
+        peer.offer(offer.sdp, offer.params, _ice_servers(offer))
 
     def _on_update(self, asked: ToNodeUpdate) -> None:
         if (peer := self._sessions.get(asked.session)) is None:

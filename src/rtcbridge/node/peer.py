@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ConnectionState,
         DataChannel,
         Engine,
+        IcePolicy,
         IceServer,
         VideoFrame,
         VideoOut,
@@ -63,6 +64,7 @@ class SessionPeer:
         worker: runs the model.
         signaling: where its messages go.
         ice_servers: what to ask for candidates.
+        ice_transport_policy: whether others than relayed candidates may be used.
 
     Raises:
         EngineError: an ICE server is not valid.
@@ -75,12 +77,13 @@ class SessionPeer:
         worker: Worker,
         signaling: Signaling,
         ice_servers: Sequence[IceServer] = (),
+        ice_transport_policy: IcePolicy = "all",
     ) -> None:
         self.session = session
         self.media_up = False
         self._signaling = signaling
         self._worker = worker
-        self._peer = engine.create_peer(self, ice_servers)
+        self._peer = engine.create_peer(self, ice_servers, ice_transport_policy)
         self._mailbox = worker.open(self._on_result)
         self._control = Control(worker.spec, lambda: self._mailbox.params, self._set_params)
         self._delay = AudioDelay(asyncio.get_running_loop())
@@ -97,14 +100,17 @@ class SessionPeer:
 
     # --- from the bridge ---
 
-    def offer(self, sdp: str, params: Mapping[str, Any] | None = None) -> None:
-        """Take an offer, the first or a later one; it is answered in its turn."""
+    def offer(self, sdp: str, params: Mapping[str, Any] | None = None, ice_servers: Sequence[IceServer] = ()) -> None:
+        """Take an offer, the first or a later one; it is answered in its turn.
+
+        `ice_servers` that a later one brings, with new credentials, are asked for candidates if it restarts ICE.
+        """
         if params:
             try:
                 self._control.change(params)
             except ParamError as error:
                 log.warning("params_refused", session=self.session, error=str(error))
-        self._enqueue("offer", sdp)
+        self._enqueue("offer", (sdp, ice_servers))
 
     def update(self, params: Mapping[str, Any]) -> Params:
         """Change parameters of the model, as on the control channel; return all in force. Raises ParamError."""
@@ -149,7 +155,7 @@ class SessionPeer:
             kind, value = await self._inbox.get()
             try:
                 if kind == "offer":
-                    await self._answer(value)
+                    await self._answer(*value)
                 else:
                     await self._peer.add_ice_candidate(value)
             except EngineError as error:
@@ -162,8 +168,10 @@ class SessionPeer:
                 self._refuse("internal error of the node")
                 return
 
-    async def _answer(self, sdp: str) -> None:
+    async def _answer(self, sdp: str, ice_servers: Sequence[IceServer]) -> None:
         self._holding = True
+        if self._answered and ice_servers:
+            self._use(ice_servers)
         answer = await self._peer.answer(sdp)
         if self._over:
             return
@@ -176,6 +184,12 @@ class SessionPeer:
         held, self._held = self._held, []
         for candidate in held:
             self._signaling.candidate(self.session, candidate)
+
+    def _use(self, ice_servers: Sequence[IceServer]) -> None:
+        try:
+            self._peer.set_ice_servers(ice_servers)
+        except EngineError as error:  # the connection that is there goes on
+            log.warning("ice_servers_refused", session=self.session, error=str(error))
 
     def _refuse(self, message: str) -> None:
         if not self._over:

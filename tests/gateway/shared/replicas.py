@@ -11,6 +11,7 @@ from gateway.bridges import BEAT, STATIC
 from rtcbridge.config import Config, Nodes, Store
 from rtcbridge.config import Server as ServerConfig
 from rtcbridge.drivers.engine import MemoryEngine, MemoryHub
+from rtcbridge.drivers.ice import make_ice_servers
 from rtcbridge.drivers.ledger import KeyStore, SessionLedger, open_store
 from rtcbridge.drivers.providers import make_provider
 from rtcbridge.gateway.server import Server
@@ -107,7 +108,7 @@ async def replicas(folder: Path, count: int = 2, **sections: Any) -> AsyncIterat
             for number in range(count):
                 engine = MemoryEngine(hub, f"bridge-{number}")
                 providers = {pool.name: make_provider(pool) for pool in config.pools}
-                server = Server(config, keys, ledger, providers, engine=engine)
+                server = Server(config, keys, ledger, providers, engine=engine, ice=make_ice_servers(config.ice))
                 await server.start()
                 running.append(Replica(server, engine, client_key, node_key))
             yield Replicas(running, keys, hub)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import aiortc
 import numpy as np
+from aioice.ice import TransportPolicy
 from aiortc.codecs import vpx
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcicetransport import connection_kwargs
@@ -27,6 +28,7 @@ from rtcbridge.node.engine.port import (
     ConnectionState,
     EngineConfig,
     EngineError,
+    IcePolicy,
     IceServer,
     PeerEvents,
     VideoOut,
@@ -53,17 +55,30 @@ class AiortcEngine:
         vpx.MAX_BITRATE = config.max_bitrate * 1000
         aiortc_latency.offer_playout_delay()
 
-    def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> AiortcPeer:
+    def create_peer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> AiortcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
-        # An empty list and not None, which would mean a public STUN server.
-        servers = [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
-        try:
-            # aiortc reads the list only with the first track or channel: read it here for its errors.
-            options = connection_kwargs(servers)
-        except ValueError as error:
-            raise EngineError(f"ice_servers: {error}") from None
-        pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers))
+        options = _ice(ice_servers, ice_transport_policy)
+        policy = aiortc.RTCIceTransportPolicy(ice_transport_policy)
+        pc = aiortc.RTCPeerConnection(
+            aiortc.RTCConfiguration(iceServers=_servers(ice_servers), iceTransportPolicy=policy)
+        )
         return AiortcPeer(pc, events, self._config, options)
+
+
+def _servers(ice_servers: Sequence[IceServer]) -> list[aiortc.RTCIceServer]:
+    """An empty list and not None, which would mean a public STUN server."""
+    return [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+
+
+def _ice(ice_servers: Sequence[IceServer], policy: IcePolicy) -> dict[str, Any]:
+    """What an ICE agent is made with. aiortc reads the list with the first track: read it before, for errors."""
+    try:
+        options = connection_kwargs(_servers(ice_servers))
+    except ValueError as error:
+        raise EngineError(f"ice_servers: {error}") from None
+    return {**options, "transport_policy": TransportPolicy.RELAY if policy == "relay" else TransportPolicy.ALL}
 
 
 class AiortcPeer:
@@ -74,7 +89,7 @@ class AiortcPeer:
         pc: aiortc.RTCPeerConnection,
         events: PeerEvents,
         config: EngineConfig,
-        ice_options: Mapping[str, Any],
+        ice_options: dict[str, Any],
     ) -> None:
         self._pc = pc
         self._ice_options = ice_options
@@ -174,6 +189,13 @@ class AiortcPeer:
                     samples = frame.to_ndarray().astype(np.int16, copy=False).tobytes()
                     channels = len(frame.layout.channels)
                     self._events.on_audio_frame(AudioFrame(samples, frame.sample_rate, channels), out)
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
+        """See `Peer.set_ice_servers`. Raises EngineError."""
+        relay = self._ice_options["transport_policy"] is TransportPolicy.RELAY
+        options = _ice(ice_servers, "relay" if relay else "all")
+        self._ice_options.clear()
+        self._ice_options.update(options)  # what restarts ICE has the same dictionary
 
     async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
         """Add a candidate of the client, None or empty: the end. Raises EngineError."""

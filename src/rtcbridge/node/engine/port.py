@@ -21,6 +21,9 @@ Kind = Literal["audio", "video"]
 ConnectionState = Literal["new", "connecting", "connected", "disconnected", "failed", "closed"]
 """RTCPeerConnectionState, W3C WebRTC 4.3.3."""
 
+IcePolicy = Literal["all", "relay"]
+"""RTCIceTransportPolicy, W3C WebRTC 4.2.3."""
+
 
 class EngineError(Exception):
     """The engine refused what it was given (an SDP, a candidate, an ICE server); the text says why."""
@@ -153,6 +156,13 @@ class Peer(Protocol):
                 peer that can only be closed; a later one leaves the connection as it was.
         """
 
+    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
+        """Ask these from the next ICE restart on; the candidates that are there stay in use.
+
+        Raises:
+            EngineError: an ICE server is not valid; nothing has changed.
+        """
+
     async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
         """Add a candidate of the client; None or an empty `candidate` means end-of-candidates (RFC 8838).
 
@@ -172,8 +182,12 @@ class Engine(Protocol):
 
     name: str
 
-    def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> Peer:
+    def create_peer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> Peer:
         """Make a peer that will ask `ice_servers`, and no others.
+
+        With the policy `relay` it has and uses relayed candidates only.
 
         Raises:
             EngineError: an ICE server is not valid.

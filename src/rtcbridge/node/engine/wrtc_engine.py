@@ -19,6 +19,7 @@ from rtcbridge.node.engine.port import (
     ConnectionState,
     EngineConfig,
     EngineError,
+    IcePolicy,
     IceServer,
     PeerEvents,
     VideoOut,
@@ -50,21 +51,31 @@ class WrtcEngine:
             except webrtc.InvalidStateError:
                 log.warning("playout_delay_not_set", reason="libwebrtc was already in use in this process")
 
-    def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> WrtcPeer:
+    def create_peer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> WrtcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
-        servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+        ice = _ice(ice_servers, ice_transport_policy)
         try:
-            pc = webrtc.RTCPeerConnection(webrtc.RTCConfiguration(ice_servers=servers))
+            pc = webrtc.RTCPeerConnection(ice)
         except (webrtc.RTCException, ValueError, TypeError) as error:
             raise EngineError(f"ice_servers: {error}") from None
-        return WrtcPeer(pc, events, self._config)
+        return WrtcPeer(pc, events, self._config, ice_transport_policy)
+
+
+def _ice(ice_servers: Sequence[IceServer], policy: IcePolicy) -> webrtc.RTCConfiguration:
+    servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+    return webrtc.RTCConfiguration(ice_servers=servers, ice_transport_policy=policy)
 
 
 class WrtcPeer:
     """One RTCPeerConnection of libwebrtc."""
 
-    def __init__(self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig) -> None:
+    def __init__(
+        self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig, ice_policy: IcePolicy = "all"
+    ) -> None:
         self._pc = pc
+        self._ice_policy = ice_policy
         self._events = events
         self._config = config
         self._tracks: dict[str, _Track] = {}
@@ -143,6 +154,13 @@ class WrtcPeer:
         self._dtls = next((transport for transport in transports if transport is not None), None)
         if self._dtls is not None:
             self._dtls.on("statechange", self._on_dtls_state)
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
+        """See `Peer.set_ice_servers`. Raises EngineError."""
+        try:
+            self._pc.set_configuration(_ice(ice_servers, self._ice_policy))
+        except (webrtc.RTCException, ValueError, TypeError) as error:
+            raise EngineError(f"ice_servers: {error}") from None
 
     async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
         """Add a candidate of the client, None or empty: the end. Raises EngineError."""
