@@ -51,7 +51,7 @@ test-cluster: ## the wire's transcripts and every fault with several bridges (mi
 
 prove: ## search and try much longer what docs/proof.md says (half an hour or more)
 	@tools/setup.sh dev
-	@PROVE=$(PROVE) $(BIN)/python -m pytest -q -s tests/gateway/test_claims.py tests/gateway/test_life_machine.py $(ARGS)
+	@PROVE=$(PROVE) $(BIN)/python -m pytest -q -s tests/gateway/test_claims.py tests/gateway/test_life_machine.py tests/engine/test_model_check.py $(ARGS)
 
 chaos: ## 100,000 reservations on three bridges while everything around them is killed, frozen, wiped and cut (minutes)
 	@tools/setup.sh dev
