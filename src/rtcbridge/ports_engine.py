@@ -6,6 +6,8 @@ from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
+from rtcbridge.ports_quotas import Quotas
+
 
 class EngineError(Exception):
     """The engine cannot be used as asked. The text is one clear line without secrets."""
@@ -366,6 +368,11 @@ class Engine(Protocol):
     @property
     def bus(self) -> Bus:
         """Takes messages to other replicas."""
+        ...
+
+    @property
+    def quotas(self) -> Quotas:
+        """How many sessions there are of whom."""
         ...
 
     def store(self, pool: str) -> Store:

@@ -87,6 +87,11 @@ def test_the_list_as_json(capsys):
         "is_node": False,
         "is_admin": False,
         "revoked": None,
+        "is_signing": False,
+        "scopes": [],
+        "limits": {},
+        "expires": None,
+        "last_used": None,
     }
 
 

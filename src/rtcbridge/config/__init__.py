@@ -19,7 +19,7 @@ from rtcbridge.config.options import (
 )
 from rtcbridge.config.pool import BUILT_IN_PROVIDERS, PROVIDER_GROUP, PluginPool, Pool, plugins
 from rtcbridge.config.shape import ProjectSettings, Schedule
-from rtcbridge.config.tables import Engine, Ice, IceServer, Log, Nodes, Server, Sessions, Store
+from rtcbridge.config.tables import Auth, Engine, Ice, IceServer, Log, Nodes, Server, Sessions, Store
 from rtcbridge.config.whole import Config
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "ENV_PREFIX",
     "PROVIDER_GROUP",
     "RUN_TIME_SETTINGS",
+    "Auth",
     "CommandOptions",
     "Config",
     "ConfigError",

@@ -1,5 +1,6 @@
 """Everything of the bridge's port that is no WebSocket: the page, health, and a small HTTP API."""
 
+import asyncio
 import ipaddress
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,8 @@ from starlette.types import ASGIApp, Scope
 
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.http_adapter import LimitBody
-from rtcbridge.ports import Identity
+from rtcbridge.gateway.tokens import NEEDS_KEY, TokenRequest, identify, mint, token_routes
+from rtcbridge.ports import TOKEN_LIFETIME
 
 STATIC = Path(__file__).parent / "static"
 
@@ -55,30 +57,35 @@ def make_app(
     def readyz(request: Request) -> Response:
         return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=503)
 
-    def demo(request: Request) -> Response:
+    async def demo(request: Request) -> Response:
         if not demo_credential or not _is_loopback(request):
             return _error(404, "Not found.")
-        return JSONResponse({"credential": demo_credential}, headers={"Cache-Control": "no-store"})
+        credential = demo_credential
+        if bridge.access.guarded and (identity := bridge.auth.identify(credential)) is not None:
+            await asyncio.to_thread(bridge.auth.prepare_tokens)
+            credential, _ = mint(bridge, identity, TokenRequest(expires_in=TOKEN_LIFETIME))
+        return JSONResponse({"credential": credential}, headers={"Cache-Control": "no-store"})
 
     def pools(request: Request) -> Response:
-        identity = _identify(request, bridge)
-        if identity is None:
-            return _error(401, "A valid key is needed: Authorization: Bearer sk_…")
-        own = bridge.pool_of(identity).spec.name
-        return JSONResponse([pool for pool in bridge.overview() if pool["name"] == own])
+        identity = identify(request, bridge)
+        pool = None if identity is None else bridge.pool_of(identity)
+        if pool is None:
+            return _error(401, NEEDS_KEY)
+        return JSONResponse([each for each in bridge.overview() if each["name"] == pool.spec.name])
 
     def ice_servers(request: Request) -> Response:
-        if _identify(request, bridge) is None:
-            return _error(401, "A valid key is needed: Authorization: Bearer sk_…")
+        if identify(request, bridge) is None:
+            return _error(401, NEEDS_KEY)
         return JSONResponse({"ice_servers": _plain(bridge)}, headers={"Cache-Control": "no-store"})
 
     return Starlette(
         routes=[
             Route("/healthz", _async(healthz)),
             Route("/readyz", _async(readyz)),
-            Route("/v1/demo", _async(demo)),
+            Route("/v1/demo", demo),
             Route("/v1/pools", _async(pools)),
             Route("/v1/ice-servers", _async(ice_servers)),
+            *token_routes(bridge),
             *([Mount("/v1/admin", admin)] if admin else []),
             Mount("/", _Page(directory=STATIC, html=True)),
         ],
@@ -108,12 +115,6 @@ def _plain(bridge: Bridge) -> list[Mapping[str, object]]:
 def _error(status: int, text: str) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     return JSONResponse({"error": text}, status_code=status, headers=headers)
-
-
-def _identify(request: Request, bridge: Bridge) -> Identity | None:
-    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
-    identity = bridge.auth.identify(credential.strip()) if scheme.lower() == "bearer" else None
-    return None if identity is None or identity.is_node else identity
 
 
 def _is_loopback(request: Request) -> bool:

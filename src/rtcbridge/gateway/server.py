@@ -170,8 +170,8 @@ class Server:
     def _client(self, request: Request) -> WebSocket:
         if request.subprotocols and SUBPROTOCOL in request.subprotocols:
             request.subprotocol = SUBPROTOCOL
-            return ExtendedSocket(self.bridge, self._client_limits, self.visits)
-        return ClientSocket(self.bridge, self._client_limits)
+            return ExtendedSocket(self.bridge, self._client_limits, self.visits, request.raw)
+        return ClientSocket(self.bridge, self._client_limits, request.raw)
 
     def _node(self, request: Request) -> WebSocket:
         if isinstance(self.bridge, SharedBridge):
