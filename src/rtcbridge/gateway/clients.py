@@ -8,7 +8,7 @@ from rtcbridge.core.errors import CloseCode, Error, ProtocolError
 from rtcbridge.core.events import Closed, Dropped
 from rtcbridge.core.messages import Credential, NodeUpdated, Status, UpdateId
 from rtcbridge.core.pool import Pool
-from rtcbridge.gateway.access import Headers, Terms, origin_of
+from rtcbridge.gateway.access import Headers, Terms, Use, origin_of
 from rtcbridge.gateway.bridge import Bridge, Entry, new_session_id
 from rtcbridge.gateway.links import Socket
 from rtcbridge.gateway.websocket import End, Limits
@@ -35,13 +35,14 @@ class CredentialSocket(Socket):
         headers: Of its request, the names in lower case.
     """
 
-    # `_gate`: what a message has to pass: the headers until the credential is there, then the terms of one with
-    # restrictions, and nothing for all others.
-    __slots__ = ("_bad", "_bridge", "_gate", "_pool", "_project")
+    # `_gate`: what a message has to pass: the headers until the credential is there, then what is left of its messages,
+    # and nothing for those that may send as many as all others.
+    __slots__ = ("_bad", "_bridge", "_gate", "_pool", "_project", "_terms")
 
     def __init__(self, bridge: Bridge, limits: Limits, headers: Headers = ()) -> None:
         super().__init__(limits)
-        self._gate: Headers | Terms | None = headers
+        self._gate: Headers | Use | None = headers
+        self._terms: Terms | None = None  # of a credential with restrictions
         self._bridge = bridge
         self._pool: Pool | None = None  # set when the credential has been accepted
         self._project = ""
@@ -61,18 +62,13 @@ class CredentialSocket(Socket):
         """Before authentication, nothing tells one failure from another."""
         return code if self._pool is not None else CloseCode.POLICY
 
-    @property
-    def terms(self) -> Terms | None:
-        """What a credential with restrictions is accepted under."""
-        return self._gate if isinstance(self._gate, Terms) else None
-
     def passes(self, data: bytes) -> bool:
         """Whether to go on with a message: not with the credential, nor with one too many."""
         if self._pool is None:
             self.authenticate(data)
             return False
-        assert isinstance(self._gate, Terms)
-        return self._gate.use.spend() or self.overspent(data)
+        assert isinstance(self._gate, Use)
+        return self._gate.spend() or self.overspent(data)
 
     def overspent(self, data: bytes) -> bool:
         """A message too many of the key has come; whether to go on with it all the same."""
@@ -100,19 +96,21 @@ class CredentialSocket(Socket):
         access = self._bridge.access
         if identity.restrictions is None and not access.guarded:
             return True
-        assert not isinstance(headers, Terms)
+        assert not isinstance(headers, Use)
         if not access.admits(identity, origin_of(headers or ())):
             return False
         if identity.restrictions is None:
             return True
-        self._gate = access.enter(identity, self)
-        return self._gate is not None
+        self._terms = terms = access.enter(identity, self)
+        if terms is not None and identity.restrictions.limits.messages:
+            self._gate = terms.use
+        return terms is not None
 
     def leave(self) -> None:
         """The socket has ended."""
         self._bridge.clients.discard(self)
-        if isinstance(self._gate, Terms):
-            self._gate.use.sockets.discard(self)
+        if self._terms is not None:
+            self._terms.use.sockets.discard(self)
 
     def welcome(self, pool: Pool) -> None:
         """The credential is accepted; its sessions wait in the line of this pool."""
@@ -163,7 +161,7 @@ class ClientSocket(CredentialSocket):
             if isinstance(message, Credential):
                 raise ProtocolError("CREDENTIAL may only be the first message.")
             assert self._pool is not None
-            self._bridge.client_event(self, self._project, self._pool, message, self.terms)
+            self._bridge.client_event(self, self._project, self._pool, message, self._terms)
             self._bad = 0
         except ProtocolError as error:
             self._bad += 1

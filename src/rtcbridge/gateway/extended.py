@@ -108,7 +108,7 @@ class ExtendedSocket(CredentialSocket):
         elif isinstance(message, Credential):
             raise ProtocolError("CREDENTIAL may only be the first message.")
         else:
-            self._bridge.client_event(self._visit, self._project, pool, message, self.terms)
+            self._bridge.client_event(self._visit, self._project, pool, message, self._terms)
 
     def _acknowledge(self, ack: Ack) -> None:
         self._visit.anew = False
