@@ -51,6 +51,7 @@ class Pair:
         config = folder / "rtcbridge.toml"
         config.write_text(_CONFIG.format(store=store, engine=engine))
         self.log: list[str] = []
+        self.store = store
         self.old, self.new = (Program(config, self.log) for _ in range(2))
         with open_store(store) as database:
             keys = KeyStore(database)
