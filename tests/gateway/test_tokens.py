@@ -377,6 +377,11 @@ async def test_secret_keys_may_be_kept_out_of_browsers(tmp_path: Path) -> None:
         await refused(ExtendedClient(bridge.url, bridge.client_key, headers={"Origin": PAGE}))
         await accepted(FakeClient(bridge.url, bridge.client_key))
         await accepted(FakeClient(bridge.url, await token(bridge), headers={"Origin": PAGE}))
+        for page in ("null", f"http://127.0.0.1:{bridge.port}"):
+            await refused(FakeClient(bridge.url, bridge.client_key, headers={"Origin": page}))
+        async with backend(bridge) as client:
+            assert (await client.get("/v1/pools")).status_code == 200
+            assert (await client.get("/v1/pools", headers={"origin": PAGE})).status_code == 401
 
 
 async def test_secret_keys_are_taken_from_browsers_unless_told_otherwise(tmp_path: Path) -> None:

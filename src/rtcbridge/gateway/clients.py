@@ -119,9 +119,17 @@ class CredentialSocket(Socket):
     def put_off(self, early: list[Callable[[], object]], data: bytes) -> None:
         """Take a message later, if the socket is still there then."""
         message = bytes(data)
-        early.append(lambda: self.received(message) if self.is_open else None)
+        early.append(lambda: self._received_again(message) if self.is_open else None)
         if len(early) > _MAX_EARLY:
             self.close(CloseCode.POLICY, "")
+
+    def _received_again(self, message: bytes) -> None:
+        """Take a message that has passed the gate before."""
+        gate, self._gate = self._gate, None
+        try:
+            self.received(message)
+        finally:
+            self._gate = gate
 
 
 class ClientSocket(CredentialSocket):

@@ -74,6 +74,19 @@ async def test_a_key_has_so_many_sessions_on_both_bridges_together(tmp_path: Pat
             assert "as many sessions" in (await second.expect("error"))["message"]
 
 
+async def test_messages_that_wait_for_the_engine_are_counted_once(tmp_path: Path) -> None:
+    async with replicas(tmp_path) as two:
+        a, b = two.all
+        key = two.keys.create_client_key("TEST01", limits=KeyLimits(sessions=5, messages=6))
+        async with b.node(capacity=4), FakeClient(a.url, key) as client:
+            await client.send("session_start")
+            await client.send("offer", sdp="an offer")
+            for number in range(4):
+                await client.send("candidate", candidate={"candidate": f"c{number}", "sdpMid": "0"})
+            await client.expect("answer")
+            assert [message for message in client.inbox if message["type"] == "error"] == []
+
+
 async def test_a_session_that_goes_on_at_the_other_bridge_keeps_its_bounds(tmp_path: Path) -> None:
     async with replicas(tmp_path) as two:
         a, b = two.all

@@ -93,7 +93,9 @@ class KeyStore(KeyMaker):
 
     def prepare_tokens(self) -> None:
         """Make the first key that signs client tokens, if there is none. Raises LedgerError."""
-        if not self._tokens.can_sign(time.time()):
+        with self._lock:
+            ready = self._tokens.can_sign(time.time())
+        if not ready:
             super().prepare_tokens()
             self._look_again()
 
@@ -110,12 +112,14 @@ class KeyStore(KeyMaker):
             exp=end,
             **msgspec.structs.asdict(terms),
         )
-        return self._tokens.sign(claims, now), end
+        with self._lock:
+            return self._tokens.sign(claims, now), end
 
     def token_keys(self) -> Mapping[str, object]:
         """Return the public keys of client tokens, as a JWK Set (RFC 7517)."""
         self._look_again()
-        return self._tokens.jwks(time.time())
+        with self._lock:
+            return self._tokens.jwks(time.time())
 
     def write_uses(self) -> None:
         """Write down which keys were used since the last call. Raises LedgerError; they are kept for the next."""
