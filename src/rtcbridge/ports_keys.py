@@ -115,7 +115,7 @@ class Authenticator(Protocol):
     def identify(self, credential: str) -> Identity | None:
         """Return whose valid key or client token this is, or None.
 
-        Another process's change counts at once (within 50 ms). For a token it takes a tenth of a millisecond.
+        Another process's change counts at once (within 50 ms). For a token it takes some tenths of a millisecond.
         """
         ...
 
