@@ -93,7 +93,7 @@ class Access:
         self._uses: dict[str, Use] = {}
 
     def welcomes(self, identity: Identity, origin: str) -> bool:
-        """Whether a credential may be shown by a page of this origin, or by what is none ("")."""
+        """Whether a credential may be shown by a page of this origin, or by what is no page ("")."""
         restrictions = identity.restrictions
         if restrictions is None or not restrictions.token:
             return not (self.guarded and origin)
