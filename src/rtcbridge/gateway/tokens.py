@@ -104,6 +104,7 @@ async def _make(request: Request, bridge: Bridge) -> Response:
         raise HTTPException(429, Error.RATE_LIMITED.text, {"Retry-After": "10"})
     await asyncio.to_thread(bridge.auth.prepare_tokens)
     token, expires = mint(bridge, identity, asked)
+    log.debug("client token made", key=identity.key, project=identity.project, expires=expires)
     return JSONResponse({"token": token, "expires_at": expires}, 201, _NO_STORE)
 
 
