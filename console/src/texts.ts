@@ -105,6 +105,16 @@ export const ERROR_TEXTS: Readonly<Record<ErrorCode, Trouble>> = {
     title: "Too many network addresses.",
     help: "Some of this device's addresses were left out. If no video arrives, try again.",
   },
+  session_limit: {
+    title: "No further session may begin.",
+    help: "There are as many as there may be with this key. End another one, or try again in a while.",
+    ...RETRY,
+  },
+  rate_limited: {
+    title: "That was too often.",
+    help: "The key may be used only so often in a minute. Try again in a while.",
+    ...RETRY,
+  },
   model_error: {
     title: "The model reports an error.",
     help: "The picture may stand still until it recovers.",

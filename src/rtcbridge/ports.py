@@ -8,15 +8,31 @@ from msgspec import Struct
 
 from rtcbridge.core.machine import Machine, liveliest
 from rtcbridge.core.messages import IceServer
+from rtcbridge.ports_keys import (
+    SCOPES,
+    TOKEN_LIFETIME,
+    Authenticator,
+    Bounds,
+    Identity,
+    KeyLimits,
+    KeyRow,
+    Keys,
+    Restrictions,
+    TokenTerms,
+)
 
 __all__ = [
+    "SCOPES",
+    "TOKEN_LIFETIME",
     "Authenticator",
+    "Bounds",
     "IceError",
     "IceGrant",
     "IceServer",
     "IceServers",
     "IceSource",
     "Identity",
+    "KeyLimits",
     "KeyRow",
     "Keys",
     "Launch",
@@ -26,7 +42,9 @@ __all__ = [
     "NodeRow",
     "Provider",
     "ProviderError",
+    "Restrictions",
     "SessionRow",
+    "TokenTerms",
     "liveliest",
 ]
 
@@ -37,82 +55,6 @@ class LedgerError(Exception):
 
 class ProviderError(Exception):
     """A provider refused or failed an operation. The text is one clear line without secrets."""
-
-
-# --- who is it? ---
-
-
-class Identity(Struct, frozen=True):
-    """Whom a credential belongs to. `pool` is set for the key of a static node only."""
-
-    key: str
-    project: str = ""
-    pool: str = ""
-    is_node: bool = False
-
-
-class KeyRow(Struct, frozen=True, kw_only=True):
-    """A stored key, without the key. Times are Unix seconds; `revoked` is None while the key is valid."""
-
-    id: str
-    project: str = ""
-    pool: str = ""
-    is_node: bool = False
-    is_admin: bool = False
-    created: float
-    revoked: float | None = None
-
-
-class Authenticator(Protocol):
-    """Says whom a credential belongs to. Called for each connection: it must take microseconds."""
-
-    def identify(self, credential: str) -> Identity | None:
-        """Return whose valid key this is, or None; another process's change counts at once (within 50 ms)."""
-        ...
-
-    def identify_admin(self, credential: str) -> str | None:
-        """Return the id of the admin key that this is, or None. No admin key is anybody to `identify`."""
-        ...
-
-    def is_valid(self, key: str) -> bool:
-        """Say whether the key of this id still is valid, as of the last `changed()` or `identify()`."""
-        ...
-
-    def changed(self) -> bool:
-        """Take in what other processes changed; true if any key changed since the last call."""
-        ...
-
-    def node_token(self, node: str) -> str:
-        """Return the token of a node that a provider made: the same at each call, across restarts."""
-        ...
-
-    def visit_token(self, visit: str, project: str, pool: str) -> str:
-        """Return what a client takes up its visit with: the same at each call, from every bridge over the store."""
-        ...
-
-
-class Keys(Protocol):
-    """Making and revoking keys; only a digest is stored."""
-
-    def create_client_key(self, project: str) -> str:
-        """Make a key for clients of a project and return it; it cannot be read again."""
-        ...
-
-    def create_node_key(self, pool: str) -> str:
-        """Make a key for static nodes of a pool and return it; it cannot be read again."""
-        ...
-
-    def create_admin_key(self) -> str:
-        """Make a key for the admin API and return it; it cannot be read again."""
-        ...
-
-    def keys(self) -> Sequence[KeyRow]:
-        """Return all keys, oldest first."""
-        ...
-
-    def revoke_key(self, key: str) -> bool:
-        """Revoke by id; false if there is no such key or it is revoked already."""
-        ...
 
 
 # --- what must survive ---
@@ -145,6 +87,7 @@ class SessionRow(Struct, frozen=True, kw_only=True):
     started: float
     ended: float | None = None
     reason: str = ""
+    bounds: str = ""  # JSON of `Bounds`; "" for none
 
 
 class OverrideRow(Struct, frozen=True, kw_only=True):

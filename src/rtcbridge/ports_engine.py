@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 from msgspec import Struct
 
 from rtcbridge.ports_journal import Journal
+from rtcbridge.ports_quotas import Quotas
 
 
 class EngineError(Exception):
@@ -380,6 +381,11 @@ class Engine(Protocol):
     @property
     def bus(self) -> Bus:
         """Takes messages to other replicas."""
+        ...
+
+    @property
+    def quotas(self) -> Quotas:
+        """How many sessions there are of whom."""
         ...
 
     def store(self, pool: str) -> Store:

@@ -1,5 +1,6 @@
 import json
 import re
+import time
 
 import pytest
 
@@ -66,7 +67,10 @@ def test_the_list_shows_all_but_the_keys(capsys):
     out = capsys.readouterr().out
     time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     head, first, second = out.splitlines()
-    assert head == "ID  PROJECT  KIND    POOL     CREATED              REVOKED"
+    assert (
+        head
+        == "ID  PROJECT  KIND    POOL     CREATED              REVOKED              EXPIRES  LAST USED  SCOPES  LIMITS"
+    )
     assert re.fullmatch(rf"1   TEST01   client           {time}  {time}", first)
     assert re.fullmatch(rf"2            node    default  {time}", second)
     for key in keys:
@@ -87,12 +91,20 @@ def test_the_list_as_json(capsys):
         "is_node": False,
         "is_admin": False,
         "revoked": None,
+        "is_signing": False,
+        "scopes": [],
+        "limits": {},
+        "expires": None,
+        "last_used": None,
     }
 
 
 def test_an_empty_list_says_so_beside_the_output(capsys):
     assert main(["keys", "list"]) == 0
-    assert capsys.readouterr() == ("ID  PROJECT  KIND  POOL  CREATED  REVOKED\n", "(none)\n")
+    assert capsys.readouterr() == (
+        "ID  PROJECT  KIND  POOL  CREATED  REVOKED  EXPIRES  LAST USED  SCOPES  LIMITS\n",
+        "(none)\n",
+    )
 
 
 @pytest.mark.parametrize("key", ["1", "2", "x", "sk_TEST01_abc"])
@@ -104,3 +116,76 @@ def test_only_a_valid_key_is_revoked(capsys, key):
     out, err = capsys.readouterr()
     assert out == ""
     assert err == f"rtcbridge keys revoke: there is no valid key with the id '{key}'; see rtcbridge keys list\n"
+
+
+def listed(capsys):
+    assert main(["keys", "list", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_key_with_scopes_an_end_and_limits(capsys):
+    before = time.time()
+    options = ["--scopes", "connect", "--expires", "30d", "--max-connections", "9", "--max-sessions", "8"]
+    made(capsys, "--project", "TEST01", *options, "--max-messages", "7", "--max-creations", "6")
+    (row,) = listed(capsys)
+    assert row["scopes"] == ["connect"]
+    assert row["limits"] == {"connections": 9, "sessions": 8, "messages": 7, "creations": 6}
+    assert before + 30 * 86_400 <= row["expires"] <= time.time() + 30 * 86_400
+    assert main(["keys", "list"]) == 0
+    assert "connections=9,sessions=8,messages=7,creations=6" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--project", "TEST01", "--scopes", "all"], "--scopes expects names of connect, tokens between commas"),
+        (["--project", "TEST01", "--expires", "tomorrow"], "--expires expects a number with s, m, h or d behind it"),
+        (["--project", "TEST01", "--expires", "-1h"], "expected one argument"),
+        (["--project", "TEST01", "--max-sessions", "0"], "--max-sessions expects a whole number above 0"),
+        (["--admin", "--max-sessions", "5"], "--scopes and --max-… are for the keys of clients"),
+        (["--admin", "--scopes", "connect"], "--scopes and --max-… are for the keys of clients"),
+    ],
+)
+def test_options_that_fit_no_key(capsys, options, expected):
+    assert main(["keys", "create", *options]) == 2
+    told = capsys.readouterr()
+    assert expected in told.err
+    assert told.err.count("\n") == 1
+    assert not told.out
+    assert listed(capsys) == []
+
+
+def test_a_key_is_rotated_with_overlap(capsys):
+    old = made(capsys, "--project", "TEST01")
+    before = time.time()
+    assert main(["keys", "rotate", "1", "--overlap", "24h"]) == 0
+    told = capsys.readouterr()
+    new = told.out.split()[-1]
+    assert told.out.count("\n") == 1
+    assert new.startswith("sk_TEST01_")
+    assert new != old
+    assert "Key 1 expires at" in told.err
+    first, second = listed(capsys)
+    assert before + 86_400 <= first["expires"] <= time.time() + 86_400
+    assert second["expires"] is None
+    assert main(["keys", "rotate", "2"]) == 0
+    assert "Key 2 has expired" in capsys.readouterr().err
+    assert main(["keys", "rotate", "2"]) == 1
+    assert "no valid key with the id '2' that can be rotated" in capsys.readouterr().err
+
+
+def test_the_key_that_signs_is_rotated(capsys):
+    for number in ("1", "2"):
+        assert main(["keys", "rotate", "--signing"]) == 0
+        told = capsys.readouterr()
+        assert not told.out
+        assert told.err == f"Client tokens are signed with key {number} in a few seconds.\n"
+    first, second = listed(capsys)
+    assert first["is_signing"]
+    assert first["expires"]
+    assert second["expires"] is None
+    assert main(["keys", "list"]) == 0
+    assert capsys.readouterr().out.count("signing") == 2
+    for arguments in ([], ["1", "--signing"], ["--signing", "--overlap", "1h"]):
+        assert main(["keys", "rotate", *arguments]) == 2
+        assert capsys.readouterr().err.count("\n") == 1

@@ -89,7 +89,7 @@ def test_the_clients_names_in_the_readme_are_in_the_client() -> None:
     source = {path.stem: path.read_text() for path in (ROOT / "sdk" / "js" / "src").glob("*.ts")}
     package = re.search(r'"name": "(.+)"', (ROOT / "sdk" / "js" / "package.json").read_text())
     assert package
-    for block in blocks("ts"):
+    for block in anonymous("ts"):
         imported = re.findall(r'import \{ (.+?) \} from "(.+)"', block.text)
         assert imported
         assert {module for _, module in imported} == {package[1]}

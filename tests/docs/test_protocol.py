@@ -300,7 +300,7 @@ def test_the_table_of_limits_has_every_key_with_its_default() -> None:
 
 
 def test_keys_named_in_the_text_exist() -> None:
-    for section, key in re.findall(r"`(server|sessions|nodes)\.(\w+)`", prose(PAGE)):
+    for section, key in re.findall(r"`(server|auth|sessions|nodes)\.(\w+)`", prose(PAGE)):
         assert hasattr(getattr(Config(), section), key), f"{section}.{key}"
 
 
@@ -368,5 +368,5 @@ def test_every_path_of_the_http_api_is_on_the_page() -> None:
     unused: Any = None
     app = make_app(Bridge(Config(), unused, unused, TimerWheel(unused), lambda: 0.0), lambda: True)
     paths = {route.path for route in app.routes if hasattr(route, "endpoint")}  # type: ignore[attr-defined]
-    assert paths <= set(re.findall(r"`GET (/[\w/-]+)`", TEXT))
+    assert paths <= set(re.findall(r"`(?:GET|POST) (/[\w/.-]+)`", TEXT))
     assert set(ANSWERS) <= paths

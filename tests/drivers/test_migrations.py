@@ -58,7 +58,10 @@ def test_every_migration_goes_up_from_every_older_one(store_url, revision):
     """A store left at each revision in turn opens, and keeps what it holds."""
     with at_revision(store_url, revision) as connection:
         connection.exec_driver_sql("INSERT INTO meta (name, value) VALUES ('kept', 'yes')")
-        connection.exec_driver_sql("INSERT INTO sessions VALUES ('s1', 'p', 'n', 'TEST01', 1.5, NULL, '')")
+        connection.exec_driver_sql(
+            "INSERT INTO sessions (id, pool, node, project, started, ended, reason)"
+            " VALUES ('s1', 'p', 'n', 'TEST01', 1.5, NULL, '')"
+        )
     with open_store(store_url) as database, database.engine.connect() as connection:
         assert connection.exec_driver_sql("SELECT value FROM meta WHERE name = 'kept'").scalar() == "yes"
         version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()

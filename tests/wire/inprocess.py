@@ -29,7 +29,7 @@ class InProcess:
         }
         self.bridge = ExtendedBridge(
             [spec],
-            {"sk_client": "pool"},
+            {"sk_client": "pool", "ek_client": "pool"},
             {"nk_node": "pool"},
             SessionSpec(**session),
             Limits(auth_timeout=auth, **nodes),
@@ -39,6 +39,7 @@ class InProcess:
             "client_key": "sk_client",
             "node_key": "nk_node",
             "revoked_key": "sk_revoked",
+            "client_token": "ek_client",
             "pool": "pool",
         }
         self.peers: dict[str, Peer] = {}

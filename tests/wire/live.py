@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rtcbridge.drivers.ledger import KeyStore, open_store
+from rtcbridge.ports import TOKEN_LIFETIME, TokenTerms
 from wire.replay import Ended, Frame, Operation, Replay
 from wire.sockets import PATIENCE, Wire
 from wire.vectors import Limits, Vector
@@ -108,6 +109,11 @@ class Bridge:
                     "pool": world.pool,
                 }
                 keys.revoke_key(keys.keys()[-1].id)
+            keys.prepare_tokens()
+            for world in self.worlds:
+                identity = keys.identify(world.values["client_key"])
+                assert identity is not None
+                world.values["client_token"], _ = keys.make_token(identity, TokenTerms(), TOKEN_LIFETIME)
             keys.close()
 
     async def start(self) -> None:

@@ -32,7 +32,7 @@ class Operation:
 class World(Protocol):
     """What a vector acts on. Actors are named; one that opens a second time has a new socket."""
 
-    values: dict[str, str]  # client_key, node_key, revoked_key, pool
+    values: dict[str, str]  # client_key, node_key, revoked_key, client_token, pool
 
     def node_id(self, actor: str) -> str: ...
     async def connect(self, actor: str, path: str, subprotocol: str) -> None: ...

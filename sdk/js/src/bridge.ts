@@ -42,6 +42,8 @@ export class Bridge {
   #signaling: Signaling;
   /** The socket before this one, if it may still be open. */
   #older: Signaling | null = null;
+  /** Of the present socket; it is fetched while that opens. */
+  #secret: Promise<string> = Promise.resolve("");
   #token = "";
   /** The new socket has not taken the session up yet. */
   #resuming = false;
@@ -62,8 +64,7 @@ export class Bridge {
   /** Show the credential. Rejects if it cannot be had. */
   async greet(): Promise<void> {
     const signaling = this.#signaling;
-    const { credential } = this.#options;
-    const secret = typeof credential === "function" ? await credential() : credential;
+    const secret = await this.#secret;
     signaling.send(JSON.stringify({ type: "CREDENTIAL", payload: { credential: secret } } satisfies ToBridge));
   }
 
@@ -101,7 +102,9 @@ export class Bridge {
   }
 
   #dial(open: () => void): Signaling {
-    const { url, WebSocket, openTimeout } = this.#options;
+    const { url, WebSocket, openTimeout, credential } = this.#options;
+    this.#secret = typeof credential === "function" ? (async () => credential())() : Promise.resolve(credential);
+    this.#secret.catch(() => undefined); // `greet` says so
     const message = (message: FromBridge): void => this.#receive(message);
     const close = (code: number): void => this.#closed(code);
     return new Signaling(url, WebSocket, { open, message, close }, openTimeout);
@@ -149,7 +152,9 @@ export class Bridge {
     try {
       await this.greet();
     } catch {
-      return this.#giveUp(1008);
+      if (signaling !== this.#signaling || !this.#handlers) return;
+      signaling.close();
+      return this.#closed(1006); // whoever makes tokens may be back for the next try
     }
     const { taken } = this.#replay;
     signaling.send(

@@ -19,6 +19,8 @@ export type ErrorCode =
   | "policy"
   | "bad_input"
   | "too_many_candidates"
+  | "session_limit"
+  | "rate_limited"
   | "no_node"
   | "update_unsupported"
   | "model_error"
@@ -116,6 +118,16 @@ export const ERRORS: Readonly<Record<ErrorCode, Row>> = {
     message: "Too many candidates before the node is ready.",
     retryable: false,
     text: "Too many candidates before the node is ready.",
+  },
+  session_limit: {
+    message: "There are as many sessions as there may be with this key or token.",
+    retryable: true,
+    text: "The credential has as many sessions as it may have.",
+  },
+  rate_limited: {
+    message: "The key or token was used too often in a short time.",
+    retryable: true,
+    text: "The credential has been used too often in a short time.",
   },
   no_node: {
     message: "No node serves the session now.",

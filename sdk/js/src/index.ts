@@ -2,7 +2,7 @@
  * Your video through a real-time model and back.
  *
  * ```ts
- * const client = createClient({ url: "wss://bridge.example", credential: "sk_…" });
+ * const client = createClient({ url: "wss://bridge.example", token: () => fetchToken() });
  * const session = client.connect({ stream, params: { style: "candy" } });
  * session.on("state", (state) => console.log(state));
  * session.attach(videoElement);
@@ -25,8 +25,13 @@ export type { Model, NodeStats, Param, ParamValue, ParamValues, Place } from "./
 export interface ClientOptions {
   /** Where the bridge is: `wss://host`, `https://host`, or with a path of its own. */
   url: string;
-  /** The key, or a function that fetches one for each connection. */
-  credential: string | (() => string | Promise<string>);
+  /**
+   * A client token (`ek_…`), or better a function that has your back end make one: it is called for each connection,
+   * also when a lost one is replaced, since a token lives for a minute or so.
+   */
+  token?: Secret;
+  /** The same by its name in the protocol; a secret key (`sk_…`), too, where no stranger reads the page. */
+  credential?: Secret;
   /** STUN and TURN servers, in place of those that the bridge names. */
   iceServers?: RTCIceServer[];
   /** "relay": only through a TURN server. A bridge that wants that has it so in any case. Default "all". */
@@ -38,6 +43,9 @@ export interface ClientOptions {
   WebSocket?: typeof WebSocket;
   RTCPeerConnection?: typeof RTCPeerConnection;
 }
+
+/** A text, or a function that returns it. If it throws, the connection has failed. */
+export type Secret = string | (() => string | Promise<string>);
 
 export interface ConnectOptions {
   /** What is sent to the model. Its tracks stay yours. */
@@ -61,11 +69,13 @@ const TIMEOUTS: Timeouts = {
   restart: 2_000,
 };
 
-/** A client of one bridge. Throws TypeError if `url` is none. */
+/** A client of one bridge. Throws TypeError if `url` is none, or if there is neither a token nor a credential. */
 export function createClient(options: ClientOptions): Client {
+  const credential = options.token ?? options.credential;
+  if (credential === undefined) throw new TypeError("a token or a credential is needed");
   const fixed: Omit<SessionOptions, "stream" | "params"> = {
     url: clientUrl(options.url),
-    credential: options.credential,
+    credential,
     iceServers: options.iceServers,
     iceTransportPolicy: options.iceTransportPolicy ?? "all",
     autoRejoin: options.autoRejoin ?? true,

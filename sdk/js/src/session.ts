@@ -385,7 +385,10 @@ export class Session extends Emitter<SessionEvents> {
       case "no_media":
       case "session_too_long":
       case "session_ended":
+      case "session_limit":
         return this.#end(error);
+      case "rate_limited": // of a session that is there, it was one message
+        return this.#status ? this.emit("error", error) : this.#end(error);
       default:
         return this.emit("error", error);
     }

@@ -43,6 +43,34 @@ test("the session is taken up on a new socket, with the count of what was taken"
   assert.deepEqual(stage.errors, []);
 });
 
+test("each socket is shown a token of its own; one that cannot be had now is asked for again", async () => {
+  let asked = 0;
+  let fails = false;
+  const token = async (): Promise<string> => {
+    asked += 1;
+    if (fails) throw new Error("the back end is away");
+    return `ek_${asked}`;
+  };
+  stage = await live({ token }, {}, true);
+  fails = true;
+  stage.socket.drop(1006);
+  mock.timers.tick(20_000);
+  const second = stage.socket;
+  second.open(SUBPROTOCOL);
+  await settle();
+  assert.deepEqual(second.sent, []);
+  fails = false;
+  mock.timers.tick(20_000);
+  assert.notEqual(stage.socket, second);
+  stage.socket.open(SUBPROTOCOL);
+  await settle();
+  assert.equal(asked, 3);
+  assert.deepEqual(stage.socket.sent[0], { type: "CREDENTIAL", payload: { credential: "ek_3" } });
+  stage.socket.tell({ type: "session_resume", session: "s", received: 2 });
+  assert.equal(stage.session.state, "live");
+  assert.equal(stage.session.error, null);
+});
+
 test("what the bridge has not taken is sent again, in order, and what was said meanwhile behind it", async () => {
   await liveV2();
   stage.peer.gather("a");

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
-import { BridgeError } from "../src/index.ts";
+import { BridgeError, createClient, ERRORS } from "../src/index.ts";
 import { answered, begin, FakePeer, FakeSocket, FakeStream, KEY, live, settle, type Stage } from "./fakes.ts";
 
 const FULL = "Maximum pool size reached. Cannot assign a new node.";
@@ -385,6 +385,44 @@ test("a credential may be fetched; one that cannot be is auth_failed", async () 
   stage.socket.open();
   await settle();
   assert.equal(stage.session.error?.code, "auth_failed");
+});
+
+test("a token is fetched while the socket opens, and wins over a credential", async () => {
+  let asked = 0;
+  stage = await begin({ token: () => `ek_${++asked}` });
+  assert.equal(asked, 1);
+  stage.socket.open();
+  await settle();
+  assert.deepEqual(stage.socket.sent[0], { type: "CREDENTIAL", payload: { credential: "ek_1" } });
+  assert.equal(asked, 1);
+  stage.session.close();
+  const thrown = (): string => {
+    throw new Error("logged out");
+  };
+  stage = await begin({ token: thrown });
+  stage.socket.open();
+  await settle();
+  assert.equal(stage.session.error?.code, "auth_failed");
+  assert.match(stage.session.error?.message ?? "", /logged out/);
+});
+
+test("without a token and a credential there is no client", () => {
+  assert.throws(() => createClient({ url: "https://bridge.example" }), TypeError);
+});
+
+test("a limit of the key ends a session that is asked for, and no other", async () => {
+  for (const code of ["session_limit", "rate_limited"] as const) {
+    stage = await begin();
+    stage.socket.open();
+    await settle();
+    stage.socket.tell({ type: "auth_success" }, { type: "error", message: ERRORS[code].text! });
+    assert.equal(stage.session.error?.code, code);
+    assert.ok(stage.session.error?.retryable);
+  }
+  stage = await live();
+  stage.socket.tell({ type: "error", message: ERRORS.rate_limited.text! });
+  assert.equal(stage.session.state, "live");
+  assert.deepEqual(stage.errors, ["rate_limited"]);
 });
 
 test("another source goes to the same sender, and a kind that was not offered is an error", async () => {

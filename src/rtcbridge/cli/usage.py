@@ -30,7 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def _project(text: str) -> str:
-    from rtcbridge.drivers.ledger.keys import PROJECT
+    from rtcbridge.drivers.ledger.key_maker import PROJECT
 
     if not PROJECT.match(text):
         raise argparse.ArgumentTypeError(f"expects six characters A-Z 0-9, got {text!r}")

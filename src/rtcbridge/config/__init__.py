@@ -20,6 +20,7 @@ from rtcbridge.config.options import (
 from rtcbridge.config.pool import BUILT_IN_PROVIDERS, PROVIDER_GROUP, PluginPool, Pool, plugins
 from rtcbridge.config.shape import ProjectSettings, Schedule
 from rtcbridge.config.tables import (
+    Auth,
     Cloudflare,
     Coturn,
     Engine,
@@ -39,6 +40,7 @@ __all__ = [
     "ENV_PREFIX",
     "PROVIDER_GROUP",
     "RUN_TIME_SETTINGS",
+    "Auth",
     "Cloudflare",
     "CommandOptions",
     "Config",

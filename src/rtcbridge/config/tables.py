@@ -46,6 +46,12 @@ class Server(Struct, frozen=True, kw_only=True):
     metrics: Listening = ""
 
 
+class Auth(Struct, frozen=True, kw_only=True):
+    """`[auth]`: which credentials are taken from whom."""
+
+    secret_keys_from_browsers: bool = True
+
+
 class Sessions(Struct, frozen=True, kw_only=True):
     """`[sessions]`: the deadlines and bounds of a client's session."""
 

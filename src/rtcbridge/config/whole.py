@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from rtcbridge.config.pool import Pool
 from rtcbridge.config.shape import ProjectSettings
-from rtcbridge.config.tables import Engine, Ice, Log, Nodes, Server, Sessions, Store
+from rtcbridge.config.tables import Auth, Engine, Ice, Log, Nodes, Server, Sessions, Store
 from rtcbridge.core.spec import PoolSpec, ProjectSpec
 
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - what a wildcard is dialled as
@@ -16,6 +16,7 @@ class Config(Struct, frozen=True, kw_only=True):
     """The whole configuration. Build it with `load()`; a bare `Config()` is the defaults."""
 
     server: Server = Server()
+    auth: Auth = Auth()
     sessions: Sessions = Sessions()
     nodes: Nodes = Nodes()
     store: Store = Store()

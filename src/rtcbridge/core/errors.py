@@ -40,6 +40,8 @@ class Error(_Error, Enum):
     SESSION_TOO_LONG = ("session_too_long", "The session reached its maximum length.", False)
     OPERATOR = ("session_ended", "The session was ended by the operator.", True)
     TOO_MANY_CANDIDATES = ("too_many_candidates", "Too many candidates before the node is ready.", False)
+    SESSION_LIMIT = ("session_limit", "The credential has as many sessions as it may have.", True)
+    RATE_LIMITED = ("rate_limited", "The credential has been used too often in a short time.", True)
     # Of the extension only. BAD_MESSAGE and UPDATE_REFUSED carry another text, which says what was wrong.
     BAD_MESSAGE = ("bad_message", "The message was not understood.", False)
     NO_NODE = ("no_node", "No node serves the session now.", True)

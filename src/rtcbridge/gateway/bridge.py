@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import structlog
 
 from rtcbridge.config import Config
@@ -38,11 +39,13 @@ from rtcbridge.core.pool import Pool
 from rtcbridge.core.pools import Pools
 from rtcbridge.core.session import Session, State
 from rtcbridge.core.spec import PoolSpec, SessionSpec
+from rtcbridge.gateway.access import Access, Terms
+from rtcbridge.gateway.admission import Admission
 from rtcbridge.gateway.links import Link, Socket, Way
 from rtcbridge.gateway.recent import RecentCount
 from rtcbridge.gateway.recipient import Client
 from rtcbridge.gateway.timers import Lane, Timer, TimerWheel
-from rtcbridge.ports import Authenticator, IceGrant, IceServers, Identity, Ledger, NodeRow, SessionRow
+from rtcbridge.ports import Authenticator, Bounds, IceGrant, IceServers, Identity, Ledger, NodeRow, SessionRow
 
 if TYPE_CHECKING:
     from rtcbridge.gateway.shared.routes import Route
@@ -57,12 +60,15 @@ class Entry:
     """A session with what the gateway knows of it: its client's socket, its pool, its next deadline."""
 
     __slots__ = (
-        "begun", "client", "delivered", "due", "early", "link", "pool", "prefix", "project", "route", "session",
-        "target", "timer",
+        "begun", "bounds", "client", "delivered", "due", "early", "link", "pool", "prefix", "project", "route",
+        "session", "target", "timer",
     )  # fmt: skip
 
-    def __init__(self, session: Session, pool: Pool, project: str, client: Client | None) -> None:
+    def __init__(
+        self, session: Session, pool: Pool, project: str, client: Client | None, bounds: Bounds | None = None
+    ) -> None:
         self.session = session
+        self.bounds = bounds  # of a client with restrictions
         self.pool = pool
         self.project = project
         self.client = client
@@ -108,6 +114,8 @@ class Bridge:
         self.clock = clock
         self.wall = time.time
         self.session_spec = session_spec(config)
+        self.access = Access(config, clock)
+        self.admission = Admission(self)
         self.silence = config.nodes.heartbeat * config.nodes.missed
         self.ice: IceServers | None = None
         self.pools = Pools(config.pool_specs(), config.project_specs()) if pools is None else pools
@@ -147,13 +155,20 @@ class Bridge:
         if pool is None or node is None or node.state not in UP:
             self.ledger.session_ended(row.id, self.wall(), "node lost")
             return
-        session = Session.adopted(row.id, row.node, self.session_spec, now)
-        if self.session_spec.max_session:
-            session.expires = now + max(0.0, row.started + self.session_spec.max_session - self.wall())
-        entry = self.sessions[row.id] = Entry(session, pool, row.project, None)
+        entry = self.sessions[row.id] = self.adopted(row, pool, now)
+        self.admission.hold(entry)
         entry.begun = entry.delivered = True
         pool.adopt(row.id, row.node, row.project, now - max(0.0, self.wall() - row.started))
         self._reschedule(entry, now)
+
+    def adopted(self, row: SessionRow, pool: Pool, now: float) -> Entry:
+        """A live session as its row has it. Its client is gone."""
+        bounds = msgspec.json.decode(row.bounds, type=Bounds) if row.bounds else None
+        spec = self.admission.spec(bounds)
+        session = Session.adopted(row.id, row.node, spec, now)
+        if spec.max_session:
+            session.expires = now + max(0.0, row.started + spec.max_session - self.wall())
+        return Entry(session, pool, row.project, None, bounds)
 
     def add_node(self, pool: Pool, node: Node) -> Link:
         """Take in a node that is new to this process."""
@@ -170,20 +185,32 @@ class Bridge:
 
     # --- clients ---
 
-    def pool_of(self, identity: Identity) -> Pool:
-        """The pool in whose line a client's sessions wait: its project's own, else the shared default."""
+    def pool_of(self, identity: Identity) -> Pool | None:
+        """The pool in whose line a client's sessions wait: its project's own, else the shared default.
+
+        A client token may allow others only; None if it allows none.
+        """
+        if identity.restrictions is not None:
+            return self.pools.get(self.access.pool_of(identity) or "")
         pool = self._pool_of.get(identity.project)
         if pool is None:
             pool = self._pool_of[identity.project] = self.pools[self.config.pool_for(identity.project)]
         return pool
 
-    def client_event(self, client: Client, project: str, pool: Pool, event: Event) -> None:
+    def client_event(self, client: Client, project: str, pool: Pool, event: Event, terms: Terms | None = None) -> None:
         """Take a message of an authenticated client, or the end of its socket. Raises ProtocolError."""
         entry = client.entry
         if entry is None or entry.session.id not in self.sessions:
             dialect = entry.session.dialect if entry is not None else None
             if type(event) is messages.Candidate and entry is not None:
                 entry.session.receive(Source.CLIENT, event, 0.0)  # of an ended session: dropped
+                return
+            if terms is not None:
+                session = self.admission.session(client.new_id(self.wall()), terms, entry.session if entry else None)
+                entry = Entry(session, pool, project, client, terms.bounds)
+                self.sessions[session.id] = client.entry = entry
+                self.admission.begin(terms, entry, event)
+                self._set_prefix(entry)
                 return
             entry = Entry(Session(client.new_id(self.wall()), self.session_spec, dialect), pool, project, client)
             self.sessions[entry.session.id] = client.entry = entry
@@ -317,8 +344,14 @@ class Bridge:
                 node=node,
                 project=entry.project,
                 started=self.wall(),
+                bounds=msgspec.json.encode(entry.bounds).decode() if entry.bounds is not None else "",
             )
         )
+
+    def end(self, entry: Entry, effect: End) -> None:
+        """Take a session out of the books whose state has been set to ENDED."""
+        self._reschedule(entry, self.clock())
+        self._end(entry, effect, self.clock())
 
     def _end(self, entry: Entry, effect: End, now: float) -> None:
         session, pool, client = entry.session, entry.pool, entry.client
@@ -328,6 +361,8 @@ class Bridge:
             self.ledger.session_ended(session.id, self.wall(), effect.reason)
             self._end_on_node(entry, effect.reason)
         pool.leave(session.id, now)
+        if entry.bounds is not None:
+            self.admission.release(entry)
         self.sessions.pop(session.id, None)
         self._touched(pool)
         if client is not None and effect.rejoin:
@@ -354,8 +389,10 @@ class Bridge:
 
     def _rejoin(self, entry: Entry, client: Client) -> None:
         """A client whose node was lost goes to the front of the line, with a session of its own."""
-        again = Session.rejoined(client.new_id(self.wall()), self.session_spec, entry.session.dialect)
-        client.entry = Entry(again, entry.pool, entry.project, client)
+        spec = self.admission.spec(entry.bounds)
+        again = Session.rejoined(client.new_id(self.wall()), spec, entry.session.dialect)
+        client.entry = Entry(again, entry.pool, entry.project, client, entry.bounds)
+        self.admission.hold(client.entry)
         self.sessions[again.id] = client.entry
         self._set_prefix(client.entry)
         entry.pool.join(again.id, patient=True, front=True, project=entry.project)

@@ -9,6 +9,7 @@ from rtcbridge.core.extension import Ack, ClientEnd, FromExtendedClient, Session
 from rtcbridge.core.messages import Credential, ToNodeUpdate
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.replay import ReplayError
+from rtcbridge.gateway.access import Headers
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.clients import MAX_BAD, CredentialSocket, is_goodbye
 from rtcbridge.gateway.visits import Visit, Visits
@@ -22,14 +23,15 @@ class ExtendedSocket(CredentialSocket):
         bridge: Where its messages go.
         limits: Bounds of the socket.
         visits: All visits of the bridge.
+        headers: Of its request, the names in lower case.
     """
 
     __slots__ = ("_begun", "_fetched", "_fetching", "_visit", "_visits")
 
     _visit: Visit  # from `welcome` on
 
-    def __init__(self, bridge: Bridge, limits: Limits, visits: Visits) -> None:
-        super().__init__(bridge, limits)
+    def __init__(self, bridge: Bridge, limits: Limits, visits: Visits, headers: Headers = ()) -> None:
+        super().__init__(bridge, limits, headers)
         self._visits = visits
         self._begun = False  # it has had a message that belongs to a session
         self._fetching: list[Callable[[], object]] | None = None  # what comes while a visit is being brought here
@@ -41,8 +43,7 @@ class ExtendedSocket(CredentialSocket):
 
     def received(self, data: bytes) -> None:
         """Take one message."""
-        if self._pool is None:
-            self.authenticate(data)
+        if self._gate is not None and not self.passes(data):
             return
         if self._fetching is not None:
             self.put_off(self._fetching, data)
@@ -66,6 +67,7 @@ class ExtendedSocket(CredentialSocket):
             except ProtocolError:
                 self._number()
                 raise
+            assert self._pool is not None
             self._take(message, self._pool)
             self._bad = 0
         except ProtocolError as error:
@@ -73,6 +75,17 @@ class ExtendedSocket(CredentialSocket):
             self._visit.refuse(Error.BAD_MESSAGE, str(error))
             if self._bad >= MAX_BAD:
                 self.close(CloseCode.POLICY, "")
+
+    def overspent(self, data: bytes) -> bool:
+        """See `CredentialSocket`; what has no number is let pass, for it only keeps the count."""
+        try:
+            if isinstance(extension.decode(data), Ack | SessionResume):
+                return True
+        except ProtocolError:
+            pass  # it is counted as any other
+        self._number()
+        self._visit.refuse(Error.RATE_LIMITED)
+        return False
 
     def _number(self) -> None:
         """Count a message before anything is done with it: what would break us twice is not taken twice."""
@@ -95,7 +108,7 @@ class ExtendedSocket(CredentialSocket):
         elif isinstance(message, Credential):
             raise ProtocolError("CREDENTIAL may only be the first message.")
         else:
-            self._bridge.client_event(self._visit, self._project, pool, message)
+            self._bridge.client_event(self._visit, self._project, pool, message, self._terms)
 
     def _acknowledge(self, ack: Ack) -> None:
         self._visit.anew = False
@@ -145,6 +158,6 @@ class ExtendedSocket(CredentialSocket):
 
     def ended(self, end: End) -> None:
         """The visit goes on without a socket, unless the client said goodbye."""
-        self._bridge.clients.discard(self)
+        self.leave()
         if self._pool is not None and self._visit.socket is self:
             self._visits.leave(self._visit, is_goodbye(end))

@@ -1,6 +1,6 @@
 """Everything of the bridge's port that is no WebSocket: the page, health, and a small HTTP API."""
 
-import base64
+import asyncio
 import ipaddress
 from collections.abc import Callable, Mapping
 from math import inf
@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Scope
 
 from rtcbridge.gateway.bridge import Bridge, new_session_id
 from rtcbridge.gateway.http_adapter import LimitBody
-from rtcbridge.ports import Identity
+from rtcbridge.gateway.tokens import NEEDS_KEY, TokenRequest, identify, mint, token_routes
+from rtcbridge.ports import TOKEN_LIFETIME, Identity
 
 STATIC = Path(__file__).parent / "static"
 
@@ -65,31 +66,36 @@ def make_app(
     def readyz(request: Request) -> Response:
         return PlainTextResponse("ready\n") if ready() else PlainTextResponse("not ready\n", status_code=503)
 
-    def demo(request: Request) -> Response:
+    async def demo(request: Request) -> Response:
         if not demo_credential or not _is_loopback(request):
             return _error(404, "Not found.")
-        return JSONResponse({"credential": demo_credential}, headers={"Cache-Control": "no-store"})
+        credential = demo_credential
+        if bridge.access.guarded and (identity := bridge.auth.identify(credential)) is not None:
+            await asyncio.to_thread(bridge.auth.prepare_tokens)
+            credential, _ = mint(bridge, identity, TokenRequest(expires_in=TOKEN_LIFETIME))
+        return JSONResponse({"credential": credential}, headers={"Cache-Control": "no-store"})
 
     def pools(request: Request) -> Response:
-        identity = _identify(request, bridge)
-        if identity is None:
-            return _error(401, "A valid key is needed: Authorization: Bearer sk_…")
-        own = bridge.pool_of(identity).spec.name
-        return JSONResponse([pool for pool in bridge.overview() if pool["name"] == own])
+        identity = identify(request, bridge)
+        pool = None if identity is None else bridge.pool_of(identity)
+        if pool is None:
+            return _error(401, NEEDS_KEY)
+        return JSONResponse([each for each in bridge.overview() if each["name"] == pool.spec.name])
 
     def ice_servers(request: Request) -> Response:
-        identity = _identify(request, bridge)
+        identity = identify(request, bridge)
         if identity is None:
-            return _error(401, "A valid key is needed: Authorization: Bearer sk_…")
+            return _error(401, NEEDS_KEY)
         return JSONResponse(_ice(bridge, identity), headers={"Cache-Control": "no-store"})
 
     return Starlette(
         routes=[
             Route("/healthz", _async(healthz)),
             Route("/readyz", _async(readyz)),
-            Route("/v1/demo", _async(demo)),
+            Route("/v1/demo", demo),
             Route("/v1/pools", _async(pools)),
             Route("/v1/ice-servers", _async(ice_servers), methods=["GET", "OPTIONS"], middleware=[_ANY_ORIGIN]),
+            *token_routes(bridge),
             *([Mount("/v1/admin", admin)] if admin else []),
             Mount("/", _Page(directory=STATIC, html=True)),
         ],
@@ -121,20 +127,6 @@ def _ice(bridge: Bridge, identity: Identity) -> Mapping[str, object]:
 def _error(status: int, text: str) -> Response:
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     return JSONResponse({"error": text}, status_code=status, headers=headers)
-
-
-def _identify(request: Request, bridge: Bridge) -> Identity | None:
-    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
-    credential = credential.strip()
-    if scheme.lower() == "basic":  # the key is the user's name, the password is not looked at
-        try:
-            credential = base64.b64decode(credential, validate=True).decode().partition(":")[0]
-        except ValueError:
-            return None
-    elif scheme.lower() != "bearer":
-        return None
-    identity = bridge.auth.identify(credential)
-    return None if identity is None or identity.is_node else identity
 
 
 def _is_loopback(request: Request) -> bool:

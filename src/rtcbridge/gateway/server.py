@@ -28,11 +28,12 @@ from rtcbridge.gateway.shared.reconciler import SharedReconciler
 from rtcbridge.gateway.visits import Visits
 from rtcbridge.gateway.websocket import Limits, SocketGroup, WebSocket
 from rtcbridge.gateway.windows import Windows
-from rtcbridge.ports import Authenticator, IceServers, Ledger, Provider
+from rtcbridge.ports import Authenticator, IceServers, Ledger, LedgerError, Provider
 from rtcbridge.ports_engine import Engine
 
 log = structlog.get_logger(__name__)
 
+_USES = 60.0  # seconds between two times that it is written which keys were used
 _NODE_MESSAGE = 4  # a node's REGISTER and heartbeats name all its sessions: so many times a client's largest message
 
 
@@ -94,6 +95,7 @@ class Server:
         self._reconciler: Reconciler | None = None
         self._windows = Windows(self.bridge)
         more = [SharedFigures(self.bridge)] if isinstance(self.bridge, SharedBridge) else []
+        self._uses: asyncio.Task[None] | None = None
         metrics = config.server.metrics
         self.metrics = Metrics(metrics, self.bridge, lambda: self._ready, *more) if metrics else None
 
@@ -130,6 +132,7 @@ class Server:
         if isinstance(self.bridge, SharedBridge):
             self.bridge.do(self._admin.overrides.follow())
             await self.bridge.leaders.all(list(self.bridge.pools))
+        self._uses = asyncio.create_task(self._write_uses())
         self._ready = True
         metrics = {} if self.metrics is None else {"metrics": self.metrics.port}
         log.info("listening", host=server.host, port=self.listener.port, tls=tls is not None, **metrics)
@@ -172,16 +175,32 @@ class Server:
             await self.metrics.stop()
         if self.bridge.ice is not None:
             await self.bridge.ice.close()
+        if self._uses is not None:
+            self._uses.cancel()
+            await asyncio.gather(self._uses, return_exceptions=True)
+            await self._write_uses_once()
         await self._ledger.flush()
         for provider in self._providers.values():
             await provider.close()
         log.info("stopped")
 
+    async def _write_uses(self) -> None:
+        """Write down now and then which keys were used."""
+        while True:
+            await asyncio.sleep(_USES)
+            await self._write_uses_once()
+
+    async def _write_uses_once(self) -> None:
+        try:
+            await asyncio.to_thread(self.bridge.auth.write_uses)
+        except LedgerError as error:
+            log.warning("when keys were last used is not written", error=str(error))
+
     def _client(self, request: Request) -> WebSocket:
         if request.subprotocols and SUBPROTOCOL in request.subprotocols:
             request.subprotocol = SUBPROTOCOL
-            return ExtendedSocket(self.bridge, self._client_limits, self.visits)
-        return ClientSocket(self.bridge, self._client_limits)
+            return ExtendedSocket(self.bridge, self._client_limits, self.visits, request.raw)
+        return ClientSocket(self.bridge, self._client_limits, request.raw)
 
     def _node(self, request: Request) -> WebSocket:
         if isinstance(self.bridge, SharedBridge):

@@ -34,3 +34,6 @@ class FixedKeys:
 
     def visit_token(self, visit: str, project: str, pool: str) -> str:
         return f"{visit}.{project}-{pool}"
+
+    def write_uses(self) -> None:
+        pass

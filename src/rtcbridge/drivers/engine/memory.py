@@ -7,6 +7,7 @@ from bisect import insort
 from collections.abc import Callable, Mapping, Sequence
 
 from rtcbridge.drivers.engine.memory_pool import Pool, Share, Waiter
+from rtcbridge.drivers.engine.memory_quotas import Members, MemoryQuotas
 from rtcbridge.drivers.engine.names import checked, checked_info, printable
 from rtcbridge.ports_engine import (
     FencedError,
@@ -34,6 +35,7 @@ class MemoryHub:
         self.clock = clock
         self.engines: dict[str, MemoryEngine] = {}
         self._pools: dict[str, Pool] = {}
+        self.members = Members()
 
     def pool(self, name: str) -> Pool:
         """The state of a pool."""
@@ -351,6 +353,7 @@ class MemoryEngine:
         self.replica = f"{name}.{next(_numbers)}"
         self.lease, self.grace = lease, grace
         self.bus = MemoryBus(self.hub, self.replica)
+        self.quotas = MemoryQuotas(self.hub.members, self.replica)
         self._stores: dict[str, MemoryStore] = {}
         self._woken: Callable[[str, Wake], None] = lambda pool, wake: None
         self.received: Callable[[str, Packet], None] = lambda origin, packet: None
@@ -384,6 +387,7 @@ class MemoryEngine:
         if self.hub.engines.pop(self.replica, None) is not None:
             for pool in self.hub.pools():
                 pool.bury(self.replica, self.grace)
+            self.hub.members.bury(self.replica)
 
     async def kill(self) -> None:
         """The same: there is no lease to wait for in one process."""

@@ -13,6 +13,7 @@ from redis.exceptions import ResponseError
 from rtcbridge.drivers.engine.names import checked
 from rtcbridge.drivers.engine.pipe import BACKOFF, Connector, Pipe, PipeDownError
 from rtcbridge.drivers.engine.redis_bus import INBOX_LIFE, RedisBus, inbox
+from rtcbridge.drivers.engine.redis_quotas import RedisQuotas
 from rtcbridge.drivers.engine.redis_store import SCRIPT, RedisStore
 from rtcbridge.drivers.engine.url import EngineUrl
 from rtcbridge.ports_engine import EngineError, Packet, Wake
@@ -62,6 +63,7 @@ class RedisEngine:
         self._received: Callable[[str, Packet], None] = lambda origin, packet: None
         self._lease = lease
         self._epoch = time.time() - time.monotonic()  # of this process's monotonic clock, by the server's time of day
+        self.quotas = RedisQuotas(self)
         self.bus = RedisBus(self.replica, self.pipe, lambda origin, packet: self._received(origin, packet))
 
     def store(self, pool: str) -> RedisStore:
@@ -92,10 +94,12 @@ class RedisEngine:
             await self.pipe.close()
             raise EngineError(f"engine {self.url}: {self.pipe.error or 'no answer'}")
         self._reader.start()
+        self.quotas.start()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._beat())]
 
     async def close(self) -> None:
         """See `Engine`."""
+        await self.quotas.close()
         for task in self._tasks:
             task.cancel()
         for task in self._tasks:
@@ -115,7 +119,7 @@ class RedisEngine:
         """End without a word, as if the process had been killed. For tests."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self.quotas.close(), return_exceptions=True)
         self._stop()
         await self._reader.close()
         await self.pipe.close()

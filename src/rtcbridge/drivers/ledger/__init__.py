@@ -1,7 +1,8 @@
 """The durable store: keys, nodes, and the ledger of sessions, in SQLite or in PostgreSQL."""
 
 from rtcbridge.drivers.ledger.database import Database
-from rtcbridge.drivers.ledger.keys import KeyMaker, KeyStore, admin_token
+from rtcbridge.drivers.ledger.key_maker import KeyMaker
+from rtcbridge.drivers.ledger.keys import KeyStore, admin_token
 from rtcbridge.drivers.ledger.ledger import LedgerReader, SessionLedger
 from rtcbridge.ports import LedgerError
 

@@ -18,7 +18,13 @@ from rtcbridge.ports import LedgerError
 
 Insert = sqlite.Insert | postgresql.Insert
 
-KEY_COLUMNS = [keys.c[name] for name in ("id", "digest", "project", "pool", "is_node", "is_admin", "revoked")]
+KEY_COLUMNS = [
+    keys.c[name]
+    for name in (
+        "id", "digest", "project", "pool", "is_node", "is_admin", "revoked",
+        "is_signing", "scopes", "limits", "expires", "created",
+    )
+]  # fmt: skip
 
 
 class KeyChanges(NamedTuple):

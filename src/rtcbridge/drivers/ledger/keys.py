@@ -1,25 +1,25 @@
-"""Keys of clients, nodes and operators: made, looked up, revoked. The store has only their digests."""
+"""Looking keys and client tokens up. All digests are in memory."""
 
 import base64
 import hashlib
 import hmac
 import re
 import secrets
-import string
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from math import inf
 from typing import Any, TypeVar
 
+import msgspec
 import sqlalchemy as sa
 
 from rtcbridge.drivers.ledger.database import Database, KeyChanges
-from rtcbridge.drivers.ledger.schema import keys, meta
-from rtcbridge.ports import Identity, KeyRow
+from rtcbridge.drivers.ledger.key_maker import BASE62, KeyMaker, parse_limits, parse_scopes
+from rtcbridge.drivers.ledger.schema import keys
+from rtcbridge.drivers.ledger.tokens import PREFIX, Claims, TokenKeys
+from rtcbridge.ports import Identity, KeyLimits, Restrictions, TokenTerms
 
-PROJECT = re.compile(r"[A-Z0-9]{6}\Z")
-_BASE62 = string.digits + string.ascii_letters
-_SECRET_LENGTH = 24  # 62**24 is 142 bits
 FRESH = 0.05  # seconds that a revocation by another process may take to be seen at a look-up
 _LONGEST = 256  # characters of a credential; no key is nearly so long
 _T = TypeVar("_T")
@@ -30,73 +30,6 @@ TOKEN_LIFETIME = 60.0
 """Seconds that such a token is valid."""
 
 _TOKEN = re.compile(r"ak_local_([0-9]{1,12})_[0-9A-Za-z]{1,40}\Z", re.ASCII)
-_VERSION = sa.select(meta.c.value).where(meta.c.name == "keys_version")
-
-
-class KeyMaker:
-    """`Keys`: makes, lists and revokes. It looks none up; `KeyStore` does."""
-
-    def __init__(self, database: Database) -> None:
-        """Keep the store; nothing is read yet."""
-        self._database = database
-        # To copy it costs half as much as to make it anew.
-        self._keyed = hashlib.blake2b(digest_size=32, key=database.secret, person=b"key")
-
-    def create_client_key(self, project: str) -> str:
-        """Make a key for clients of a project and return it; it cannot be read again.
-
-        Raises:
-            ValueError: a project is six characters A-Z 0-9.
-            LedgerError: the store cannot be written.
-        """
-        if not PROJECT.match(project):
-            raise ValueError(f"expected six characters A-Z 0-9, got {project!r}")
-        return self._create(f"sk_{project}_", project=project)
-
-    def create_node_key(self, pool: str) -> str:
-        """Make a key for static nodes of a pool and return it, for once. Raises LedgerError."""
-        return self._create(f"nk_{pool}_", pool=pool, is_node=True)
-
-    def create_admin_key(self) -> str:
-        """Make a key for the admin API and return it, for once. Raises LedgerError."""
-        return self._create("ak_", is_admin=True)
-
-    def keys(self) -> Sequence[KeyRow]:
-        """Return all keys, oldest first. Raises LedgerError."""
-        columns = [keys.c[name] for name in KeyRow.__struct_fields__]
-        rows = self._database.read(sa.select(*columns).order_by(keys.c.id))
-        return [KeyRow(**{**row, "id": str(row["id"])}) for row in rows]
-
-    def revoke_key(self, key: str) -> bool:
-        """Revoke by id; false if there is no such key or it is revoked already. Raises LedgerError."""
-        if not re.fullmatch(r"[0-9]{1,9}", key):
-            return False
-        valid = sa.and_(keys.c.id == int(key), keys.c.revoked.is_(None))
-        return self._write(keys.update().where(valid).values(revoked=time.time())) == 1
-
-    def _create(self, prefix: str, **kind: Any) -> str:
-        key = prefix + "".join(secrets.choice(_BASE62) for _ in range(_SECRET_LENGTH))
-        values = {"project": "", "pool": "", "is_node": False, "is_admin": False} | kind
-        self._write(keys.insert().values(digest=self._digest(key), created=time.time(), **values))
-        return key
-
-    def _write(self, statement: sa.Insert | sa.Update) -> int:
-        """Change rows and mark them with a new version; return how many."""
-        try:
-            with self._database.engine.begin() as connection:
-                # Another process that writes keys waits here, so that versions are committed in their order.
-                version = int(connection.scalar(_VERSION.with_for_update()) or 0) + 1
-                connection.execute(meta.update().where(meta.c.name == "keys_version").values(value=str(version)))
-                count = connection.execute(statement.values(changed=version)).rowcount
-                self._database.announce_keys(connection)
-        except sa.exc.DBAPIError as error:
-            raise self._database.error(error) from None
-        return count
-
-    def _digest(self, credential: str) -> bytes:
-        digest = self._keyed.copy()
-        digest.update(credential.encode("utf-8", "replace"))
-        return digest.digest()
 
 
 class KeyStore(KeyMaker):
@@ -116,6 +49,10 @@ class KeyStore(KeyMaker):
         self._identities: dict[bytes, Identity] = {}
         self._admins: dict[bytes, str] = {}  # apart, so that nobody takes one for the key of a client or a node
         self._digests: dict[str, bytes] = {}
+        self._expires: dict[bytes, float] = {}  # of those that do
+        self._clients: dict[str, Identity] = {}  # by the key's id
+        self._tokens = TokenKeys(database.secret)
+        self._used: set[str] = set()
         self._changed = False
         self._version = -1
         self._looked = 0.0
@@ -123,8 +60,13 @@ class KeyStore(KeyMaker):
         self.changed()
 
     def identify(self, credential: str) -> Identity | None:
-        """Return whose valid key this is, or None. Another process's change counts within `FRESH` seconds."""
-        return self._look_up(self._identities, credential)
+        """Return whose valid key or client token this is, or None; another process's change counts within `FRESH` s."""
+        if credential.startswith(PREFIX):
+            return self._identify_token(credential)
+        found = self._look_up(self._identities, credential)
+        if found is not None:
+            self._used.add(found.key)
+        return found
 
     def identify_admin(self, credential: str) -> str | None:
         """Return the id of the admin key that this is, or None. A token of `admin_token` is `LOCAL_ADMIN`'s."""
@@ -133,7 +75,10 @@ class KeyStore(KeyMaker):
             token = admin_token(self._database.secret, made)
             fresh = abs(now - made) <= TOKEN_LIFETIME
             return LOCAL_ADMIN if hmac.compare_digest(token, credential) and fresh else None
-        return self._look_up(self._admins, credential)
+        found = self._look_up(self._admins, credential)
+        if found is not None:
+            self._used.add(found)
+        return found
 
     def is_valid(self, key: str) -> bool:
         """Say whether the key of this id still is valid, as of the last `changed()` or `identify()`."""
@@ -145,6 +90,49 @@ class KeyStore(KeyMaker):
             self._refresh()
             changed, self._changed = self._changed, False
         return changed
+
+    def prepare_tokens(self) -> None:
+        """Make the first key that signs client tokens, if there is none. Raises LedgerError."""
+        with self._lock:
+            ready = self._tokens.can_sign(time.time())
+        if not ready:
+            super().prepare_tokens()
+            self._look_again()
+
+    def make_token(self, identity: Identity, terms: TokenTerms, lifetime: float) -> tuple[str, int]:
+        """Make a client token in the name of a key; return it with its end. See `Authenticator`."""
+        now = time.time()
+        end = int(min(now + lifetime, self._expires.get(self._digests.get(identity.key, b""), inf)))
+        claims = Claims(
+            aud="rtcbridge",
+            sub=identity.project,
+            key=identity.key,
+            jti=secrets.token_urlsafe(12),
+            iat=int(now),
+            exp=end,
+            **msgspec.structs.asdict(terms),
+        )
+        with self._lock:
+            return self._tokens.sign(claims, now), end
+
+    def token_keys(self) -> Mapping[str, object]:
+        """Return the public keys of client tokens, as a JWK Set (RFC 7517)."""
+        self._look_again()
+        with self._lock:
+            return self._tokens.jwks(time.time())
+
+    def write_uses(self) -> None:
+        """Write down which keys were used since the last call. Raises LedgerError; they are kept for the next."""
+        used, self._used = self._used, set()
+        if not used:
+            return
+        try:
+            with self._database.engine.begin() as connection:
+                mine = keys.c.id.in_([int(key) for key in used])
+                connection.execute(keys.update().where(mine).values(last_used=time.time()))
+        except sa.exc.DBAPIError as error:
+            self._used |= used
+            raise self._database.error(error) from None
 
     def node_token(self, node: str) -> str:
         """Return the token of a node that a provider made: the same at each call, across restarts."""
@@ -173,13 +161,31 @@ class KeyStore(KeyMaker):
             if found is None:
                 self._refresh()  # a key that was made just now
                 found = known.get(digest)
+            if self._expires and self._expires.get(digest, inf) <= time.time():
+                found = None
         return found if len(credential) <= _LONGEST else None
 
-    def _write(self, statement: sa.Insert | sa.Update) -> int:
-        count = super()._write(statement)
+    def _identify_token(self, token: str) -> Identity | None:
+        with self._lock:
+            self._refresh()  # there may be a new signing key; the feed says in 2 µs that there is not
+            claims = self._tokens.verify(token, time.time())
+            client = self._clients.get(claims.key) if claims is not None else None
+        if claims is None or client is None or client.project != claims.sub:
+            return None
+        self._used.add(client.key)
+        limits = client.restrictions.limits if client.restrictions is not None else KeyLimits()
+        restrictions = Restrictions(scopes=("connect",), limits=limits, token=claims.jti, terms=claims.terms)
+        return Identity(client.key, client.project, restrictions=restrictions)
+
+    def _write(self, *statements: sa.Insert | sa.Update, unless: sa.Select[Any] | None = None) -> list[int]:
+        counts = super()._write(*statements, unless=unless)
         self._feed.catch_up()
         self._looked = 0.0
-        return count
+        return counts
+
+    def _look_again(self) -> None:
+        with self._lock:
+            self._refresh()
 
     def _refresh(self) -> None:
         """Take in keys that were made or revoked since the last call, by whatever process."""
@@ -189,23 +195,51 @@ class KeyStore(KeyMaker):
 
     def _take(self, changes: KeyChanges) -> None:
         if changes.complete:
-            self._identities.clear()
-            self._admins.clear()
-            self._digests.clear()
-        for number, digest, project, pool, is_node, is_admin, revoked in changes.rows:
-            key = str(number)
-            if revoked is not None:
-                self._identities.pop(digest, None)
-                self._admins.pop(digest, None)
-                self._digests.pop(key, None)
-                continue
-            self._digests[key] = digest
-            if is_admin:
-                self._admins[digest] = key
-            else:
-                self._identities[digest] = Identity(key, project, pool, bool(is_node))
+            for known in (self._identities, self._admins, self._digests, self._expires, self._clients, self._tokens):
+                known.clear()
+        for row in changes.rows:
+            self._take_row(*row)
         self._changed = self._changed or self._version >= 0
         self._version = changes.version
+
+    def _take_row(
+        self,
+        number: int,
+        digest: bytes,
+        project: str,
+        pool: str,
+        is_node: bool,
+        is_admin: bool,
+        revoked: float | None,
+        is_signing: bool,
+        scopes: str,
+        limits: str,
+        expires: float | None,
+        created: float,
+    ) -> None:
+        """Take in a row of `KEY_COLUMNS`."""
+        key = str(number)
+        self._expires.pop(digest, None)
+        if revoked is not None:
+            self._identities.pop(digest, None)
+            self._admins.pop(digest, None)
+            self._digests.pop(key, None)
+            self._clients.pop(key, None)
+            self._tokens.drop(key)
+            return
+        if is_signing:
+            self._tokens.put(key, digest, created, expires)
+            return
+        self._digests[key] = digest
+        if expires is not None:
+            self._expires[digest] = expires
+        if is_admin:
+            self._admins[digest] = key
+            return
+        identity = Identity(key, project, pool, bool(is_node), _restrictions(scopes, limits))
+        self._identities[digest] = identity
+        if not is_node:
+            self._clients[key] = identity
 
 
 def admin_token(secret: bytes, now: float) -> str:
@@ -225,5 +259,11 @@ def _base62(number: int) -> str:
     text = ""
     while number:
         number, digit = divmod(number, 62)
-        text = _BASE62[digit] + text
+        text = BASE62[digit] + text
     return text
+
+
+def _restrictions(scopes: str, limits: str) -> Restrictions | None:
+    if not scopes and not limits:
+        return None
+    return Restrictions(scopes=parse_scopes(scopes), limits=parse_limits(limits))

@@ -93,11 +93,11 @@ class _Batch:
     def _start(self, session: str) -> tuple[Any, ...]:
         """The values of a start, with the end if it came in the same batch."""
         row = self.starts[session]
-        return (row.id, row.pool, row.node, row.project, row.started, *self.ends.get(session, (None, "")))
+        return (row.id, row.pool, row.node, row.project, row.started, *self.ends.get(session, (None, "")), row.bounds)
 
     def _end(self, session: str) -> tuple[Any, ...]:
         ended, reason = self.ends[session]
-        return (session, "", "", "", ended, ended, reason)
+        return (session, "", "", "", ended, ended, reason, "")
 
 
 class LedgerReader:

@@ -24,6 +24,11 @@ keys = sa.Table(
     sa.Column("created", sa.Float, nullable=False),
     sa.Column("revoked", sa.Float),
     sa.Column("changed", sa.Integer, nullable=False, index=True),
+    sa.Column("is_signing", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("scopes", sa.String, nullable=False, server_default=""),  # by commas; "" for all
+    sa.Column("limits", sa.String, nullable=False, server_default=""),  # JSON of KeyLimits; "" for none
+    sa.Column("expires", sa.Float),
+    sa.Column("last_used", sa.Float),  # written now and then, and without a new value of `changed`
     sqlite_autoincrement=True,
 )
 
@@ -63,6 +68,7 @@ sessions = sa.Table(
     sa.Column("started", sa.Float, nullable=False, index=True),
     sa.Column("ended", sa.Float),
     sa.Column("reason", sa.String, nullable=False),
+    sa.Column("bounds", sa.String, nullable=False, server_default=""),  # JSON of Bounds; "" for none
     sqlite_with_rowid=False,  # ids begin with the time: the table grows at its end
 )
 # Few sessions of all that ever were are open: a start of the bridge must not read the whole ledger.

@@ -63,6 +63,7 @@ def _start(database: Database) -> sa.Insert:
         "started": sa.case((early, new.excluded.started), else_=sessions.c.started),
         "ended": sa.case((ended, sessions.c.ended), else_=new.excluded.ended),
         "reason": sa.case((ended, sessions.c.reason), else_=new.excluded.reason),
+        "bounds": sa.case((early, new.excluded.bounds), else_=sessions.c.bounds),
     }
     return new.on_conflict_do_update(index_elements=["id"], set_=changes)
 

@@ -28,10 +28,12 @@ from rtcbridge.core.pools import Pools
 from rtcbridge.core.projects import Projects
 from rtcbridge.core.session import State
 from rtcbridge.core.spec import PoolSpec
+from rtcbridge.gateway.access import Terms
 from rtcbridge.gateway.bridge import Bridge, Entry
 from rtcbridge.gateway.clients import ClientSocket
 from rtcbridge.gateway.links import Link, Way
 from rtcbridge.gateway.recipient import Client
+from rtcbridge.gateway.shared.admission import SharedAdmission
 from rtcbridge.gateway.shared.doubts import Doubts
 from rtcbridge.gateway.shared.inbox import Inbox
 from rtcbridge.gateway.shared.leading import Leaders
@@ -101,6 +103,7 @@ class SharedBridge(Bridge):
 
         super().__init__(config, auth, ledger, wheel, clock, Pools(config.pool_specs(), (), make))
         self.engine = engine
+        self.admission = SharedAdmission(self)
         self.wall = engine.wall
         self.guests: dict[str, Guest] = {}
         self.leaders = Leaders(self.tell)
@@ -188,13 +191,13 @@ class SharedBridge(Bridge):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def client_event(self, client: Client, project: str, pool: Pool, event: Event) -> None:
+    def client_event(self, client: Client, project: str, pool: Pool, event: Event, terms: Terms | None = None) -> None:
         """See `Bridge`."""
         is_new = client.entry is None or client.entry.session.id not in self.sessions
         if self.leaving and is_new and isinstance(client, ClientSocket):
             client.close(CloseCode.RESTART)
         else:
-            super().client_event(client, project, pool, event)
+            super().client_event(client, project, pool, event, terms)
 
     # --- what a client says while the engine is asked ---
 
@@ -338,6 +341,7 @@ class SharedBridge(Bridge):
         self.sessions[session] = entry
         self.guests.pop(session, None)
         self.gone.pop(session, None)
+        self.admission.hold(entry)
         self._set_prefix(entry)
         self._reschedule(entry, self.clock())
 
@@ -345,6 +349,7 @@ class SharedBridge(Bridge):
         """Let another replica have a session; what still comes for it here goes there."""
         session = entry.session.id
         del self.sessions[session]
+        self.engine.quotas.drop(session)
         entry.early = entry.client = entry.link = None
         entry.session.state = State.ENDED  # for its timer
         self._reschedule(entry, self.clock())

@@ -209,6 +209,7 @@ class Moves:
             begun=entry.begun,
             carried=entry.pool.part_with(entry.session.id, served=entry.session.state in _SERVED),
             held=[] if entry.route is None else entry.route.take_held(),
+            bounds=entry.bounds,
         )
 
     def _forget(self, visit: str, note: tuple[str, Handed]) -> None:
@@ -266,7 +267,8 @@ class Moves:
 
     def _enter(self, visit: Visit, pool: SharedPool, session: CarriedSession, handed: Handed) -> None:
         bridge = self._bridge
-        entry = Entry(set_down(session, bridge.session_spec, bridge.clock()), pool, handed.project, visit)
+        set_up = set_down(session, bridge.admission.spec(handed.bounds), bridge.clock())
+        entry = Entry(set_up, pool, handed.project, visit, handed.bounds)
         visit.entry = entry
         entry.begun = entry.delivered = handed.begun
         bridge.enter(entry)

@@ -3,10 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from rtcbridge.core.events import Cancelled, MediaDown, Source
-from rtcbridge.core.session import Session
 from rtcbridge.gateway.bridge import Entry
 from rtcbridge.gateway.shared.pool import SharedPool
 from rtcbridge.gateway.shared.records import LEFT, open_rows
@@ -82,9 +82,7 @@ class Orphans:
 
     def _enter(self, pool: SharedPool, wake: Wake, row: SessionRow) -> Entry:
         bridge, session, node, now = self._bridge, wake.session, wake.node, self._bridge.clock()
-        entry = Entry(Session.adopted(session, node, bridge.session_spec, now), pool, row.project, None)
-        if bridge.session_spec.max_session:
-            entry.session.expires = now + max(0.0, row.started + bridge.session_spec.max_session - bridge.wall())
+        entry = bridge.adopted(msgspec.structs.replace(row, node=node), pool, now)
         entry.begun = entry.delivered = True
         bridge.enter(entry)
         self._adopted = {key: id for key, id in self._adopted.items() if id in bridge.sessions}

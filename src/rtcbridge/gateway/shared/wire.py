@@ -10,6 +10,7 @@ from rtcbridge.core.messages import UpdateId
 from rtcbridge.core.replay import Mailbox
 from rtcbridge.gateway.shared.pool import Carried
 from rtcbridge.gateway.views import SessionView
+from rtcbridge.ports import Bounds
 
 
 class Guest(Struct):
@@ -101,7 +102,8 @@ class Handed(Struct, frozen=True, tag=True, kw_only=True):
     """A visit, with its session if it has one, is the receiver's from now on.
 
     `anew`, `last`, `mailbox`: of the visit, whose client is away. `left`: seconds for which it is expected back without
-    a session. `carried`: what is known of the session's slot or place; `held`: what could not be sent to its node yet.
+    a session. `carried`: what is known of the session's slot or place; `held`: what could not be sent to its node yet;
+    `bounds`: what binds it.
     """
 
     visit: str
@@ -115,6 +117,7 @@ class Handed(Struct, frozen=True, tag=True, kw_only=True):
     begun: bool = False
     carried: Carried | None = None
     held: list[bytes] = []
+    bounds: Bounds | None = None
 
 
 class Taken(Struct, frozen=True, tag=True):

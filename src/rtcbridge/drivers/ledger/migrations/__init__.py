@@ -4,4 +4,4 @@ A new one goes into `versions/`, with `down_revision` naming the one before, and
 that spares a store that is up to date the loading of Alembic.
 """
 
-HEAD = "0004"
+HEAD = "0005"
