@@ -23,8 +23,8 @@ from rtcbridge.cli import UsageError
 from rtcbridge.cli.logs import configure_logs
 
 if TYPE_CHECKING:
+    from rtcbridge.media import Engine, IceServer
     from rtcbridge.node.agent import Agent, AgentConfig, ExitStatus
-    from rtcbridge.node.engine import Engine, IceServer
     from rtcbridge.node.worker import Worker
 
 _USAGE = 2
@@ -149,8 +149,8 @@ def _own_id() -> str:
 def _prepare(options: dict[str, Any]) -> tuple[AgentConfig, Engine, Worker]:
     """Import the runtime, and load the model and the engine. Raises UsageError."""
     try:
+        from rtcbridge.media import EngineUnavailableError, create_engine
         from rtcbridge.node.agent import AgentConfig
-        from rtcbridge.node.engine import EngineUnavailableError, create_engine
         from rtcbridge.node.link import LinkConfig
         from rtcbridge.node.loader import load_model
         from rtcbridge.node.model import ModelError
@@ -217,7 +217,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _ice_server(text: str) -> IceServer:
-    from rtcbridge.node.engine import IceServer
+    from rtcbridge.media import IceServer
 
     url, *login = text.split(",", 2)
     if url.partition(":")[0] not in ("stun", "stuns", "turn", "turns") or len(login) == 1:

@@ -19,9 +19,9 @@ from aiortc.sdp import candidate_from_sdp
 from av import AudioFrame as AvAudioFrame
 from av import VideoFrame as AvVideoFrame
 
-from rtcbridge.node.engine import aiortc_latency, i420, sdp
-from rtcbridge.node.engine.aiortc_ice import RestartableConnection, make_restartable
-from rtcbridge.node.engine.port import (
+from rtcbridge.media import aiortc_latency, i420, sdp
+from rtcbridge.media.aiortc_ice import RestartableConnection, make_restartable
+from rtcbridge.media.port import (
     AudioFrame,
     AudioOut,
     ConnectionState,
@@ -35,7 +35,7 @@ from rtcbridge.node.engine.port import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from rtcbridge.node.engine.port import I420
+    from rtcbridge.media.port import I420
 
 _VIDEO_CLOCK = 90_000
 _AUDIO_QUEUE = 100  # pieces of 10 or 20 ms

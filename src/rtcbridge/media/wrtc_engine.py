@@ -12,8 +12,8 @@ import numpy as np
 import structlog
 import webrtc
 
-from rtcbridge.node.engine import i420, sdp
-from rtcbridge.node.engine.port import (
+from rtcbridge.media import i420, sdp
+from rtcbridge.media.port import (
     AudioFrame,
     AudioOut,
     ConnectionState,
@@ -25,7 +25,7 @@ from rtcbridge.node.engine.port import (
 )
 
 if TYPE_CHECKING:
-    from rtcbridge.node.engine.port import I420
+    from rtcbridge.media.port import I420
 
 log = structlog.get_logger()
 
