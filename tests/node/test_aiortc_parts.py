@@ -119,6 +119,7 @@ class Path:
         self.gathered = False
         self.remote_username = self.remote_password = None
         self.local_username = "user"
+        self.ice_controlling = False
 
     async def gather_candidates(self) -> None:
         self.gathered = True

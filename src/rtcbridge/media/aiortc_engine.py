@@ -35,6 +35,7 @@ from rtcbridge.media.port import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from rtcbridge.media.aiortc_offerer import AiortcOfferer
     from rtcbridge.media.port import I420
 
 _VIDEO_CLOCK = 90_000
@@ -55,26 +56,37 @@ class AiortcEngine:
 
     def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> AiortcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
-        # An empty list and not None, which would mean a public STUN server.
-        servers = [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
-        try:
-            # aiortc reads the list only with the first track or channel: read it here for its errors.
-            options = connection_kwargs(servers)
-        except ValueError as error:
-            raise EngineError(f"ice_servers: {error}") from None
-        pc = aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers))
-        return AiortcPeer(pc, events, self._config, options)
+        return AiortcPeer(*_connection(ice_servers, aiortc.RTCBundlePolicy.BALANCED), events, self._config)
+
+    def create_offerer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> AiortcOfferer:
+        """Make the offering side. Raises EngineError on an ICE server that is not valid."""
+        from rtcbridge.media.aiortc_offerer import AiortcOfferer
+
+        return AiortcOfferer(*_connection(ice_servers, aiortc.RTCBundlePolicy.MAX_BUNDLE), events, self._config)
+
+
+def _connection(
+    ice_servers: Sequence[IceServer], bundle: aiortc.RTCBundlePolicy
+) -> tuple[aiortc.RTCPeerConnection, Mapping[str, Any]]:
+    # An empty list and not None, which would mean a public STUN server.
+    servers = [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+    try:
+        # aiortc reads the list only with the first track or channel: read it here for its errors.
+        options = connection_kwargs(servers)
+    except ValueError as error:
+        raise EngineError(f"ice_servers: {error}") from None
+    return aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers, bundlePolicy=bundle)), options
 
 
 class AiortcPeer:
-    """One RTCPeerConnection of aiortc. All its candidates are in its answer."""
+    """One RTCPeerConnection of aiortc. All its candidates are in its description."""
 
     def __init__(
         self,
         pc: aiortc.RTCPeerConnection,
+        ice_options: Mapping[str, Any],
         events: PeerEvents,
         config: EngineConfig,
-        ice_options: Mapping[str, Any],
     ) -> None:
         self._pc = pc
         self._ice_options = ice_options
@@ -153,11 +165,14 @@ class AiortcPeer:
                 back.direction = "sendrecv" if back is transceiver else "sendonly"
                 back.sender.replaceTrack(out)
                 aiortc_latency.send_playout_delay(back.sender)
-            aiortc_latency.use_marker_bit(transceiver.receiver)
-            pump = self._pump_video if section.kind == "video" else self._pump_audio
-            self._tracks[section.mid] = asyncio.create_task(
-                pump(transceiver.receiver.track, cast(Any, out)), name=f"{section.kind}-in"
-            )
+            self._read(section.mid, transceiver, out)
+
+    def _read(self, mid: str, transceiver: aiortc.RTCRtpTransceiver, out: VideoOut | AudioOut | None) -> None:
+        """Read one incoming track into the events."""
+        aiortc_latency.use_marker_bit(transceiver.receiver)
+        pump = self._pump_video if transceiver.kind == "video" else self._pump_audio
+        track = pump(transceiver.receiver.track, cast(Any, out))
+        self._tracks[mid] = asyncio.create_task(track, name=f"{transceiver.kind}-in")
 
     async def _pump_video(self, track: aiortc.MediaStreamTrack, out: VideoOut | None) -> None:
         with contextlib.suppress(MediaStreamError):
@@ -232,6 +247,11 @@ class AiortcPeer:
             self._events.on_connection_state(self._state)
 
     def _on_data_channel(self, native: aiortc.RTCDataChannel) -> None:
+        channel = self._watch_channel(native)
+        if not self._closed:
+            self._events.on_data_channel(channel)
+
+    def _watch_channel(self, native: aiortc.RTCDataChannel) -> _DataChannel:
         channel = _DataChannel(native)
 
         def on_message(data: str | bytes) -> None:
@@ -244,8 +264,7 @@ class AiortcPeer:
 
         native.on("message", on_message)
         native.on("close", on_close)
-        if not self._closed:
-            self._events.on_data_channel(channel)
+        return channel
 
 
 _STATS = {

@@ -1,7 +1,8 @@
-"""What the node asks of a WebRTC library (names after the W3C WebRTC recommendation).
+"""What is asked of a WebRTC library (names after the W3C WebRTC recommendation).
 
-A `Peer` is the answering side of one RTCPeerConnection. All its methods and all callbacks of `PeerEvents`
-run on the event loop; only the frames' `i420()` may be called from another thread.
+A `Peer` is the answering side of one RTCPeerConnection, a node's; an `Offerer` is the offering side, a client's. All
+their methods and all callbacks of `PeerEvents` run on the event loop; only the frames' `i420()` may be called from
+another thread.
 """
 
 from __future__ import annotations
@@ -85,14 +86,14 @@ class AudioFrame:
 
 
 class VideoOut(Protocol):
-    """The track that goes back to the client."""
+    """The track that goes to the other side."""
 
     def send(self, picture: I420) -> None:
         """Send a copy of the picture, now. On the loop; never blocks; after the track ended it does nothing."""
 
 
 class AudioOut(Protocol):
-    """The sound track that goes back to the client."""
+    """The sound track that goes to the other side."""
 
     def send(self, frame: AudioFrame) -> None:
         """Send, now. On the loop; never blocks; after the track ended it does nothing."""
@@ -123,13 +124,13 @@ class PeerEvents(Protocol):
         """`connection_state` changed."""
 
     def on_video_frame(self, frame: VideoFrame, out: VideoOut | None) -> None:
-        """A picture came in; `out` is the track that its answer belongs on. The receiver closes the frame."""
+        """A picture came in; `out` is the track of its section the other way. The receiver closes the frame."""
 
     def on_audio_frame(self, frame: AudioFrame, out: AudioOut | None) -> None:
-        """Sound came in; `out` is the track that its answer belongs on."""
+        """Sound came in; `out` is the track of its section the other way."""
 
     def on_data_channel(self, channel: DataChannel) -> None:
-        """The client's channel opened."""
+        """A channel opened, whichever side made it."""
 
     def on_message(self, channel: DataChannel, data: str | bytes) -> None:
         """A message came on a channel."""
@@ -138,23 +139,15 @@ class PeerEvents(Protocol):
         """A channel closed."""
 
 
-class Peer(Protocol):
-    """The answering side of one RTCPeerConnection."""
+class Connection(Protocol):
+    """What both sides of one RTCPeerConnection can do."""
 
     @property
     def connection_state(self) -> ConnectionState:
         """The state as last reported."""
 
-    async def answer(self, offer: str) -> str:
-        """Apply an offer, the first or a later one, and return the answer's SDP.
-
-        Raises:
-            EngineError: the offer cannot be parsed, applied or answered. A first offer that failed leaves a
-                peer that can only be closed; a later one leaves the connection as it was.
-        """
-
     async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
-        """Add a candidate of the client; None or an empty `candidate` means end-of-candidates (RFC 8838).
+        """Add a candidate of the other side; None or an empty `candidate` means end-of-candidates (RFC 8838).
 
         Raises:
             EngineError: it cannot be parsed, or belongs to no media section.
@@ -167,6 +160,48 @@ class Peer(Protocol):
         """Close for good and release everything. A second call does nothing."""
 
 
+class Peer(Connection, Protocol):
+    """The answering side of one RTCPeerConnection."""
+
+    async def answer(self, offer: str) -> str:
+        """Apply an offer, the first or a later one, and return the answer's SDP.
+
+        Raises:
+            EngineError: the offer cannot be parsed, applied or answered. A first offer that failed leaves a
+                peer that can only be closed; a later one leaves the connection as it was.
+        """
+
+
+class Offerer(Connection, Protocol):
+    """The offering side of one RTCPeerConnection. Tracks and channels are made before the first offer."""
+
+    def add_video(self) -> VideoOut:
+        """Make a section for pictures both ways, and return the track that is sent."""
+
+    def add_audio(self) -> AudioOut:
+        """Make a section for sound both ways, and return the track that is sent."""
+
+    def create_data_channel(self, label: str) -> DataChannel:
+        """Make a reliable, ordered channel; `on_data_channel` says when it is open."""
+
+    async def offer(self, restart: bool = False) -> str:
+        """Make an offer, put it in force on this side, and return its SDP.
+
+        Args:
+            restart: look for another path to the other side (an ICE restart, RFC 8445 section 9).
+
+        Raises:
+            EngineError: it cannot be made.
+        """
+
+    async def accept(self, answer: str) -> None:
+        """Apply the answer to the last offer; when there is no offer to be answered, do nothing.
+
+        Raises:
+            EngineError: it cannot be parsed or applied.
+        """
+
+
 class Engine(Protocol):
     """A WebRTC library."""
 
@@ -174,6 +209,13 @@ class Engine(Protocol):
 
     def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> Peer:
         """Make a peer that will ask `ice_servers`, and no others.
+
+        Raises:
+            EngineError: an ICE server is not valid.
+        """
+
+    def create_offerer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> Offerer:
+        """Make the offering side, which will ask `ice_servers`, and no others.
 
         Raises:
             EngineError: an ICE server is not valid.

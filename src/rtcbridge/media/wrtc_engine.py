@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import structlog
@@ -26,6 +26,7 @@ from rtcbridge.media.port import (
 
 if TYPE_CHECKING:
     from rtcbridge.media.port import I420
+    from rtcbridge.media.wrtc_offerer import WrtcOfferer
 
 log = structlog.get_logger()
 
@@ -52,12 +53,23 @@ class WrtcEngine:
 
     def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> WrtcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
-        servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
-        try:
-            pc = webrtc.RTCPeerConnection(webrtc.RTCConfiguration(ice_servers=servers))
-        except (webrtc.RTCException, ValueError, TypeError) as error:
-            raise EngineError(f"ice_servers: {error}") from None
-        return WrtcPeer(pc, events, self._config)
+        return WrtcPeer(_connection(ice_servers, "balanced"), events, self._config)
+
+    def create_offerer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> WrtcOfferer:
+        """Make the offering side. Raises EngineError on an ICE server that is not valid."""
+        from rtcbridge.media.wrtc_offerer import WrtcOfferer
+
+        return WrtcOfferer(_connection(ice_servers, "max-bundle"), events, self._config)
+
+
+def _connection(
+    ice_servers: Sequence[IceServer], bundle: Literal["balanced", "max-bundle"]
+) -> webrtc.RTCPeerConnection:
+    servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+    try:
+        return webrtc.RTCPeerConnection(webrtc.RTCConfiguration(ice_servers=servers, bundle_policy=bundle))
+    except (webrtc.RTCException, ValueError, TypeError) as error:
+        raise EngineError(f"ice_servers: {error}") from None
 
 
 class WrtcPeer:
@@ -200,8 +212,10 @@ class WrtcPeer:
             self._events.on_connection_state(self._pc.connection_state.value)
 
     def _on_data_channel(self, event: webrtc.RTCDataChannelEvent) -> None:
-        channel = _DataChannel(event.channel)
-        native = event.channel
+        self._watch_channel(event.channel)
+
+    def _watch_channel(self, native: webrtc.RTCDataChannel) -> _DataChannel:
+        channel = _DataChannel(native)
 
         def on_message(message: webrtc.MessageEvent) -> None:
             if isinstance(message.data, str | bytes):
@@ -213,6 +227,7 @@ class WrtcPeer:
             self._events.on_data_channel(channel)
         else:
             native.once("open", lambda _event: self._events.on_data_channel(channel))
+        return channel
 
 
 _STATS = {

@@ -1,0 +1,81 @@
+"""The offering side of a connection on libwebrtc."""
+
+from __future__ import annotations
+
+import contextlib
+
+import webrtc
+
+from rtcbridge.media import sdp
+from rtcbridge.media.port import EngineConfig, EngineError, PeerEvents
+from rtcbridge.media.wrtc_engine import WrtcPeer, _AudioOut, _DataChannel, _Track, _VideoOut
+
+
+class WrtcOfferer(WrtcPeer):
+    """See `rtcbridge.media.port.Offerer`. It keeps the size of the pictures and gives up their rate first."""
+
+    def __init__(self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig) -> None:
+        super().__init__(pc, events, config)
+        self._sections: list[tuple[webrtc.RTCRtpTransceiver, _VideoOut | _AudioOut]] = []
+
+    def add_video(self) -> _VideoOut:
+        """Make a section for pictures both ways."""
+        out = _VideoOut()
+        self._sections.append((self._pc.add_transceiver(out.track), out))
+        return out
+
+    def add_audio(self) -> _AudioOut:
+        """Make a section for sound both ways."""
+        out = _AudioOut()
+        self._sections.append((self._pc.add_transceiver(out.track), out))
+        return out
+
+    def create_data_channel(self, label: str) -> _DataChannel:
+        """Make a channel; `on_data_channel` says when it is open."""
+        return self._watch_channel(self._pc.create_data_channel(label))
+
+    async def offer(self, restart: bool = False) -> str:
+        """Make an offer and return its SDP. Raises EngineError."""
+        try:
+            await self._pc.set_local_description(
+                await self._pc.create_offer(webrtc.RTCOfferOptions(ice_restart=restart))
+            )
+        except (webrtc.RTCException, ValueError, TypeError) as error:
+            raise EngineError(f"the offer cannot be made: {error}") from None
+        local = self._pc.local_description
+        if local is None:
+            raise EngineError("the connection was closed")
+        return sdp.with_start_bitrate(local.sdp, self._config.start_bitrate)
+
+    async def accept(self, answer: str) -> None:
+        """Apply the answer to the last offer. Raises EngineError."""
+        if self._pc.signaling_state != "have-local-offer":
+            return
+        description = webrtc.RTCSessionDescriptionInit(
+            type="answer", sdp=sdp.with_start_bitrate(answer, self._config.start_bitrate)
+        )
+        try:
+            await self._pc.set_remote_description(description)
+        except (webrtc.RTCException, ValueError, TypeError) as error:
+            raise EngineError(f"the answer cannot be applied: {error}") from None
+        for transceiver, out in self._sections:
+            if transceiver.mid is not None and transceiver.mid not in self._tracks:
+                self._tracks[transceiver.mid] = _Track(transceiver.receiver.track, out, self._events)
+        self._watch_dtls()
+        await self._limit_bitrate()
+        await self._keep_size()
+
+    async def _keep_size(self) -> None:
+        for transceiver, out in self._sections:
+            if isinstance(out, _VideoOut):
+                parameters = transceiver.sender.get_parameters()
+                parameters.degradation_preference = webrtc.RTCDegradationPreference.maintain_resolution
+                with contextlib.suppress(webrtc.RTCException):
+                    await transceiver.sender.set_parameters(parameters)
+
+    async def close(self) -> None:
+        """Close for good; a second call does nothing."""
+        sections, self._sections = self._sections, []
+        await super().close()
+        for _, out in sections:
+            await out.close()
