@@ -70,12 +70,16 @@ def _connection(
 ) -> tuple[aiortc.RTCPeerConnection, Mapping[str, Any]]:
     # An empty list and not None, which would mean a public STUN server.
     servers = [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+    options = ice_options(ice_servers)
+    return aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers, bundlePolicy=bundle)), options
+
+
+def ice_options(ice_servers: Sequence[IceServer]) -> Mapping[str, Any]:
+    """The servers as aioice has them. Raises EngineError: aiortc reads them only with the first track or channel."""
     try:
-        # aiortc reads the list only with the first track or channel: read it here for its errors.
-        options = connection_kwargs(servers)
+        return connection_kwargs([aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers])
     except ValueError as error:
         raise EngineError(f"ice_servers: {error}") from None
-    return aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers, bundlePolicy=bundle)), options
 
 
 class AiortcPeer:

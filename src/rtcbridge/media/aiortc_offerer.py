@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiortc
 
 from rtcbridge.media import aiortc_latency, sdp
-from rtcbridge.media.aiortc_engine import AiortcPeer, _AudioOut, _DataChannel, _VideoOut
-from rtcbridge.media.port import EngineConfig, EngineError, PeerEvents
+from rtcbridge.media.aiortc_engine import AiortcPeer, _AudioOut, _DataChannel, _VideoOut, ice_options
+from rtcbridge.media.port import EngineConfig, EngineError, IceServer, PeerEvents
 
 _Out = TypeVar("_Out", _VideoOut, _AudioOut)
 
@@ -54,6 +54,12 @@ class AiortcOfferer(AiortcPeer):
 
         native.on("open", on_open)
         return channel
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
+        """Ask these from the next restart on. Raises EngineError."""
+        self._ice_options = ice_options(ice_servers)
+        if self._ice is not None:
+            self._ice.use(self._ice_options)
 
     async def offer(self, restart: bool = False) -> str:
         """Make an offer and return its SDP. Raises EngineError."""

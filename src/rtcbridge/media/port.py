@@ -184,6 +184,13 @@ class Offerer(Connection, Protocol):
     def create_data_channel(self, label: str) -> DataChannel:
         """Make a reliable, ordered channel; `on_data_channel` says when it is open."""
 
+    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
+        """Ask these, and no others, from the next restart on.
+
+        Raises:
+            EngineError: an ICE server is not valid.
+        """
+
     async def offer(self, restart: bool = False) -> str:
         """Make an offer, put it in force on this side, and return its SDP.
 

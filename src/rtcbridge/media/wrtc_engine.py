@@ -65,11 +65,18 @@ class WrtcEngine:
 def _connection(
     ice_servers: Sequence[IceServer], bundle: Literal["balanced", "max-bundle"]
 ) -> webrtc.RTCPeerConnection:
-    servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
     try:
-        return webrtc.RTCPeerConnection(webrtc.RTCConfiguration(ice_servers=servers, bundle_policy=bundle))
+        return webrtc.RTCPeerConnection(configuration(ice_servers, bundle))
     except (webrtc.RTCException, ValueError, TypeError) as error:
         raise EngineError(f"ice_servers: {error}") from None
+
+
+def configuration(
+    ice_servers: Sequence[IceServer], bundle: Literal["balanced", "max-bundle"]
+) -> webrtc.RTCConfiguration:
+    """The configuration of a connection. Raises what the library raises."""
+    servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+    return webrtc.RTCConfiguration(ice_servers=servers, bundle_policy=bundle)
 
 
 class WrtcPeer:

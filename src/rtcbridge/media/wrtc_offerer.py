@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 import webrtc
 
 from rtcbridge.media import sdp
-from rtcbridge.media.port import EngineConfig, EngineError, PeerEvents
-from rtcbridge.media.wrtc_engine import WrtcPeer, _AudioOut, _DataChannel, _Track, _VideoOut
+from rtcbridge.media.port import EngineConfig, EngineError, IceServer, PeerEvents
+from rtcbridge.media.wrtc_engine import WrtcPeer, _AudioOut, _DataChannel, _Track, _VideoOut, configuration
 
 
 class WrtcOfferer(WrtcPeer):
@@ -33,6 +34,13 @@ class WrtcOfferer(WrtcPeer):
     def create_data_channel(self, label: str) -> _DataChannel:
         """Make a channel; `on_data_channel` says when it is open."""
         return self._watch_channel(self._pc.create_data_channel(label))
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
+        """Ask these from the next restart on. Raises EngineError."""
+        try:
+            self._pc.set_configuration(configuration(ice_servers, "max-bundle"))
+        except (webrtc.RTCException, ValueError, TypeError) as error:
+            raise EngineError(f"ice_servers: {error}") from None
 
     async def offer(self, restart: bool = False) -> str:
         """Make an offer and return its SDP. Raises EngineError."""
