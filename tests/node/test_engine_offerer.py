@@ -57,6 +57,7 @@ class Pair:
     async def negotiate(self, restart: bool = False) -> None:
         self.offers.append(await self.offerer.offer(restart))
         answer = await self.peer.answer(self.offers[-1])
+        await self.offerer.gather()
         await self.offerer.accept(answer)
         await self.offerer.accept(answer)  # a second time it changes nothing
         await asyncio.gather(self._trickle(self.caller, self.peer), self._trickle(self.node, self.offerer))
@@ -142,6 +143,7 @@ async def test_the_offer_asks_for_a_good_start_on_one_transport(offering: str) -
     offerer.add_video()
     offerer.create_data_channel("control")
     offer = await offerer.offer()
+    await offerer.gather()
     assert "x-google-start-bitrate" in offer
     assert "playout-delay" in offer
     assert "a=group:BUNDLE 0 1" in offer
@@ -165,3 +167,17 @@ async def test_the_other_side_closing_is_reported(offering: str) -> None:
 async def test_ice_servers_are_checked(offering: str) -> None:
     with pytest.raises(EngineError, match="ice_servers"):
         create_engine(offering).create_offerer(Caller(), [IceServer(("http://example.org",))])
+
+
+async def test_only_relays_are_used_where_it_is_so_told(offering: str) -> None:
+    caller = Caller()
+    offerer = create_engine(offering).create_offerer(caller, relay_only=True)
+    offerer.add_video()
+    offer = await offerer.offer()
+    await offerer.gather()
+    await caller.until(lambda: None in caller.candidates)
+    assert "a=candidate" not in offer
+    assert [each for each in caller.candidates if each is not None and each["candidate"]] == []
+    with pytest.raises(EngineError, match="ice_servers"):
+        offerer.set_ice_servers([IceServer(("http://example.org",))])
+    await offerer.close()

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from rtcbridge.client.errors import ClientError
+from rtcbridge.client.peer import Ice
 from rtcbridge.client.session import Session, SessionOptions
 from rtcbridge.client.signaling import Address, Credential
 from rtcbridge.client.sources import Given, source_of
@@ -28,7 +29,8 @@ class Client:
         url: ws://, wss://, http:// or https://, with or without the path /client.
         key: a project's secret key (`sk_…`), a client's token, or a function, plain or asynchronous, that returns one.
         tls: for wss:// and https://; None for the system's trust.
-        ice_servers: STUN and TURN servers, beside those that the bridge gives.
+        ice_servers: STUN and TURN servers, in place of those that the bridge names.
+        relay_only: reach nodes through TURN servers alone.
         engine: the WebRTC library: `auto`, `wrtc` or `aiortc`.
 
     Raises:
@@ -42,12 +44,13 @@ class Client:
         *,
         tls: ssl.SSLContext | None = None,
         ice_servers: Sequence[IceServer] = (),
+        relay_only: bool = False,
         engine: str = "auto",
     ) -> None:
         self.url = client_url(url)
         self._key = key
         self._tls = tls
-        self._ice_servers = tuple(ice_servers)
+        self._ice = Ice(tuple(ice_servers), relay_only)
         self._engine = engine
 
     def connect(
@@ -91,7 +94,7 @@ class Client:
                 engine=engine,
                 model=model,
                 params=dict(params or {}),
-                ice_servers=self._ice_servers,
+                ice=self._ice,
                 wait=wait,
                 sync=not made.live if sync is None else sync,
                 rejoin=rejoin,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from rtcbridge.client.errors import ClientError, from_message
-from rtcbridge.client.peer import Peer
+from rtcbridge.client.peer import Ice, Peer
 from rtcbridge.client.signaling import Address, Message, Signaling
 from rtcbridge.client.states import Place, State
 from rtcbridge.media.port import EngineError, IceServer
@@ -21,7 +21,6 @@ _AUTH_TIMEOUT = 10.0  # seconds for the credential to be accepted
 _ANSWER_TIMEOUT = 25.0  # seconds for the answer once a node waits; the bridge gives two nodes 10 s each
 _MEDIA_TIMEOUT = 30.0  # seconds for media, once the answer is there
 _FAREWELL = 1.0  # seconds for the bridge to say why, once the node has closed the connection
-_RELAY_AFTER = 1.0  # seconds after which servers that came behind the offer are tried
 _ENDING = frozenset({"start_failed", "no_answer", "node_refused", "no_media", "session_too_long", "session_ended"})
 
 
@@ -31,7 +30,7 @@ class Link:
     Args:
         address: the bridge.
         engine: makes the media connection.
-        ice_servers: what to ask for candidates.
+        ice: what to gather candidates with, if the bridge names nothing.
         wait: seconds to wait in the line of a pool that is full; None: as long as it takes.
         session: who is told.
     """
@@ -40,14 +39,15 @@ class Link:
         self,
         address: Address,
         engine: Engine,
-        ice_servers: Sequence[IceServer],
+        ice: Ice,
         wait: float | None,
         session: Session,
     ) -> None:
         self.live_since = 0.0
         self._address = address
         self._engine = engine
-        self._servers = list(ice_servers)
+        self._own_ice = ice
+        self._ice: Ice | None = None  # known once the bridge has had the chance to name servers
         self._wait = wait
         self._session = session
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -56,8 +56,8 @@ class Link:
         self._old: list[Peer] = []
         self._deadline: asyncio.TimerHandle | None = None
         self._wait_timer: asyncio.TimerHandle | None = None
-        self._relay_timer: asyncio.TimerHandle | None = None
         self._flowing: asyncio.Task[None] | None = None
+        self._policy = "all"
         self._status = ""
         self._offer = ""  # the newest, "" until it is made
         self._opened = False  # the first socket
@@ -72,13 +72,14 @@ class Link:
     async def run(self) -> None:
         """Go on until something breaks. Raises ClientError."""
         self._advance(State.CONNECTING)
-        self._join()
+        if self._engine.gathers_late:
+            self._join()
         self._signaling = Signaling(self._address, self)
         await self._over
 
     async def close(self) -> None:
         """End the socket and the connection."""
-        for timer in (self._deadline, self._wait_timer, self._relay_timer):
+        for timer in (self._deadline, self._wait_timer):
             if timer is not None:
                 timer.cancel()
         if self._flowing is not None:
@@ -121,7 +122,7 @@ class Link:
         self._offer, self._offered, self._refused, self._answered = "", False, False, False
         self._restarting = self._leaving = False
         try:
-            self._peer = Peer(self._engine, self._servers, self)
+            self._peer = Peer(self._engine, self._ice, self)
         except EngineError as error:
             self._fail(ClientError("ice_failed", str(error), retryable=False))
 
@@ -161,7 +162,10 @@ class Link:
         match message["type"]:
             case "auth_success":
                 self._no_deadline()
-                self._take_servers(message.get("ice_servers", []))
+                self._policy = message.get("ice_transport_policy", "all")
+                self._take_servers(message)
+            case "ice_servers":
+                self._take_servers(message)
             case "node_status":
                 self._on_status(message["status"], message.get("position"), message.get("eta"))
             case "server_provisioning":
@@ -193,30 +197,15 @@ class Link:
         else:
             self._fail(error)
 
-    def _take_servers(self, given: list[dict[str, Any]]) -> None:
-        """Servers that the bridge gives come behind our offer: they are asked if no path is found without."""
-        servers = [
-            IceServer(
-                tuple([urls] if isinstance(urls := server["urls"], str) else urls),
-                server.get("username") or None,
-                server.get("credential") or None,
-            )
-            for server in given
-        ]
-        if servers and servers != self._servers:
-            self._servers = servers
-            if self._peer is not None:
-                self._peer.use_ice_servers(servers)
-                self._relay_timer = asyncio.get_running_loop().call_later(_RELAY_AFTER, self._try_servers)
-
-    def _try_servers(self) -> None:
-        """Ask the new servers as soon as the answer is there, if nothing connects without them."""
-        if self._peer is None or self._peer.state in ("connected", "closed"):
-            return
-        if self._answered:
-            self._restart()
-        else:
-            self._relay_timer = asyncio.get_running_loop().call_later(_RELAY_AFTER / 4, self._try_servers)
+    def _take_servers(self, message: Message) -> None:
+        """Candidates are gathered with our own servers, or else with those of the bridge, once it has named them."""
+        relay_only = self._policy == "relay" or self._own_ice.relay_only
+        servers = self._own_ice.servers or [_server(each) for each in message.get("ice_servers", [])]
+        self._ice = Ice(servers, relay_only)
+        if self._peer is not None:
+            self._peer.use(self._ice)
+        elif not self._answered and not self._status:
+            self._join()
 
     def _on_status(self, status: str, position: int | None, eta: int | None) -> None:
         self._status = status
@@ -358,3 +347,8 @@ class Link:
         """The node closed it: the session is over, if the bridge does not say otherwise."""
         if self._answered and not self._leaving:
             self._on_media_over("closed")
+
+
+def _server(given: Mapping[str, Any]) -> IceServer:
+    urls, user, secret = given["urls"], given.get("username"), given.get("credential")
+    return IceServer((urls,) if isinstance(urls, str) else tuple(urls), user or None, secret or None)

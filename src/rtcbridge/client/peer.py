@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rtcbridge.client.control import LABEL
 from rtcbridge.media.port import EngineError
@@ -22,6 +22,13 @@ if TYPE_CHECKING:
         VideoFrame,
         VideoOut,
     )
+
+
+class Ice(NamedTuple):
+    """What to gather candidates with: STUN and TURN servers, and whether to use relays alone."""
+
+    servers: Sequence[IceServer] = ()
+    relay_only: bool = False
 
 
 class PeerListener(Protocol):
@@ -55,20 +62,27 @@ class PeerListener(Protocol):
 class Peer:
     """One connection, which offers at once. Answers and candidates are applied in the order in which they came.
 
+    Args:
+        engine: makes the connection.
+        ice: the servers to ask for candidates, and whether to use relays alone; None: they will be told by `use`.
+        listener: who is told.
+
     Raises:
         EngineError: an ICE server is not valid.
     """
 
-    def __init__(self, engine: Engine, ice_servers: Sequence[IceServer], listener: PeerListener) -> None:
+    def __init__(self, engine: Engine, ice: Ice | None, listener: PeerListener) -> None:
         self.answered = False
         self._listener: PeerListener | None = listener
-        self._connection = engine.create_offerer(self, ice_servers)
+        self._connection = engine.create_offerer(self, *(ice or ()))
         self._video: VideoOut = self._connection.add_video()
         self._connection.create_data_channel(LABEL)
         self._work: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self._early: list[Mapping[str, Any] | None] = []  # of the other side, before its answer
         self._held: list[Mapping[str, Any] | None] | None = []  # of this side, before the offer
         self._work.put_nowait(("offer", False))
+        if ice is not None:
+            self._work.put_nowait(("gather", None))
         self._task = asyncio.create_task(self._run(), name="peer")
 
     @property
@@ -84,9 +98,10 @@ class Peer:
         """Look for another path to the node."""
         self._work.put_nowait(("offer", True))
 
-    def use_ice_servers(self, servers: Sequence[IceServer]) -> None:
-        """Ask these servers from the next restart on."""
-        self._work.put_nowait(("servers", servers))
+    def use(self, ice: Ice) -> None:
+        """Ask these servers from now on."""
+        self._work.put_nowait(("servers", ice))
+        self._work.put_nowait(("gather", None))
 
     def answer(self, sdp: str) -> None:
         """Apply the node's answer."""
@@ -113,7 +128,7 @@ class Peer:
             try:
                 await self._do(kind, value)
             except EngineError as error:
-                if kind in ("offer", "answer") and self._listener is not None:
+                if kind in ("offer", "gather", "answer") and self._listener is not None:
                     self._listener.on_peer_failed(error)
 
     async def _do(self, kind: str, value: Any) -> None:
@@ -127,7 +142,9 @@ class Peer:
                 for candidate in early:
                     self._work.put_nowait(("candidate", candidate))
             case "servers":
-                self._connection.set_ice_servers(value)
+                self._connection.set_ice_servers(*value)
+            case "gather":
+                await self._connection.gather()
             case "candidate" if self.answered:
                 await self._connection.add_ice_candidate(value)
             case "candidate":
@@ -141,6 +158,8 @@ class Peer:
             self._listener.on_offer(sdp)
             for candidate in held:
                 self._send_candidate(candidate)
+        if restart:
+            await self._connection.gather()
 
     def _send_candidate(self, candidate: Mapping[str, Any] | None) -> None:
         end = {"sdpMid": "0", "sdpMLineIndex": 0, "candidate": ""}

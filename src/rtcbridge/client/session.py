@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +13,8 @@ from rtcbridge.client.control import Control, Model
 from rtcbridge.client.errors import ClientError
 from rtcbridge.client.flow import Flow
 from rtcbridge.client.link import Link
+from rtcbridge.client.peer import Ice
 from rtcbridge.client.states import Place, State
-from rtcbridge.media.port import IceServer
 
 if TYPE_CHECKING:
     from rtcbridge.client.frames import Frame
@@ -35,7 +35,7 @@ class SessionOptions:
     engine: Engine
     model: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
-    ice_servers: Sequence[IceServer] = ()
+    ice: Ice = field(default_factory=Ice)
     wait: float | None = None
     sync: bool = False
     rejoin: bool = True
@@ -190,7 +190,7 @@ class Session:
     async def _attempt(self) -> None:
         """Dial, wait, connect, and stay: until something breaks, which is raised as ClientError."""
         options = self._options
-        link = Link(options.address, options.engine, options.ice_servers, options.wait, self)
+        link = Link(options.address, options.engine, options.ice, options.wait, self)
         self._link = link
         try:
             await link.run()

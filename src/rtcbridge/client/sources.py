@@ -184,6 +184,7 @@ class File:
         self.duration = 0.0
         self._given = path
         self._size, self._fps, self._loop = size, fps, loop
+        self._upright = False  # whether `width` and `height` are those of the picture as it is shown
         self._container: Any = None
 
     def open(self) -> None:
@@ -266,9 +267,10 @@ class File:
 
     def _convert(self, frame: av.VideoFrame) -> I420:
         turned = frame.rotation % 180 != 0
-        width, height = (self.width, self.height) if not turned or self._size else (self.height, self.width)
-        if turned:
-            width, height = height, width
+        if turned and self._size is None and not self._upright:
+            self.width, self.height = self.height, self.width
+        self._upright = True
+        width, height = (self.height, self.width) if turned else (self.width, self.height)
         picture = frame.reformat(width=width, height=height, format="yuv420p").to_ndarray(format="yuv420p")
         return i420.rotate(np.ascontiguousarray(picture), -frame.rotation)
 

@@ -46,6 +46,7 @@ class AiortcEngine:
     """Makes peers on aiortc."""
 
     name = "aiortc"
+    gathers_late = False
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -58,20 +59,29 @@ class AiortcEngine:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
         return AiortcPeer(*_connection(ice_servers, aiortc.RTCBundlePolicy.BALANCED), events, self._config)
 
-    def create_offerer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> AiortcOfferer:
+    def create_offerer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), relay_only: bool = False
+    ) -> AiortcOfferer:
         """Make the offering side. Raises EngineError on an ICE server that is not valid."""
         from rtcbridge.media.aiortc_offerer import AiortcOfferer
 
-        return AiortcOfferer(*_connection(ice_servers, aiortc.RTCBundlePolicy.MAX_BUNDLE), events, self._config)
+        policy = aiortc.RTCIceTransportPolicy.RELAY if relay_only else aiortc.RTCIceTransportPolicy.ALL
+        made = _connection(ice_servers, aiortc.RTCBundlePolicy.MAX_BUNDLE, policy)
+        offerer = AiortcOfferer(*made, events, self._config)
+        offerer.set_ice_servers(ice_servers, relay_only)
+        return offerer
 
 
 def _connection(
-    ice_servers: Sequence[IceServer], bundle: aiortc.RTCBundlePolicy
+    ice_servers: Sequence[IceServer],
+    bundle: aiortc.RTCBundlePolicy,
+    policy: aiortc.RTCIceTransportPolicy = aiortc.RTCIceTransportPolicy.ALL,
 ) -> tuple[aiortc.RTCPeerConnection, Mapping[str, Any]]:
     # An empty list and not None, which would mean a public STUN server.
     servers = [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
     options = ice_options(ice_servers)
-    return aiortc.RTCPeerConnection(aiortc.RTCConfiguration(iceServers=servers, bundlePolicy=bundle)), options
+    configuration = aiortc.RTCConfiguration(iceServers=servers, bundlePolicy=bundle, iceTransportPolicy=policy)
+    return aiortc.RTCPeerConnection(configuration), options
 
 
 def ice_options(ice_servers: Sequence[IceServer]) -> Mapping[str, Any]:

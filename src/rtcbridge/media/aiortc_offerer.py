@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiortc
+from aioice import TransportPolicy
 
 from rtcbridge.media import aiortc_latency, sdp
 from rtcbridge.media.aiortc_engine import AiortcPeer, _AudioOut, _DataChannel, _VideoOut, ice_options
@@ -55,15 +56,17 @@ class AiortcOfferer(AiortcPeer):
         native.on("open", on_open)
         return channel
 
-    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
-        """Ask these from the next restart on. Raises EngineError."""
-        self._ice_options = ice_options(ice_servers)
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], relay_only: bool = False) -> None:
+        """Ask these from the next offer that gathers on. Raises EngineError."""
+        policy = TransportPolicy.RELAY if relay_only else TransportPolicy.ALL
+        self._ice_options = {**ice_options(ice_servers), "transport_policy": policy}
         if self._ice is not None:
             self._ice.use(self._ice_options)
 
     async def offer(self, restart: bool = False) -> str:
         """Make an offer and return its SDP. Raises EngineError."""
-        self._ice = self._ice or self._restartable()
+        if self._ice is None:
+            self._ice = self._restartable()
         if restart and self._ice is None:
             raise EngineError("the offer cannot be made: this engine cannot restart ICE")
         try:
@@ -77,6 +80,9 @@ class AiortcOfferer(AiortcPeer):
         self._restarting = restart
         asyncio.get_running_loop().call_soon(self._end_of_candidates)
         return sdp.with_start_bitrate(self._pc.localDescription.sdp, self._config.start_bitrate)
+
+    async def gather(self) -> None:
+        """Nothing: the offer has all candidates."""
 
     async def accept(self, answer: str) -> None:
         """Apply the answer to the last offer. Raises EngineError."""

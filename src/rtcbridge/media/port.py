@@ -184,21 +184,24 @@ class Offerer(Connection, Protocol):
     def create_data_channel(self, label: str) -> DataChannel:
         """Make a reliable, ordered channel; `on_data_channel` says when it is open."""
 
-    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
-        """Ask these, and no others, from the next restart on.
-
-        Raises:
-            EngineError: an ICE server is not valid.
-        """
-
     async def offer(self, restart: bool = False) -> str:
-        """Make an offer, put it in force on this side, and return its SDP.
+        """Make an offer and return its SDP. Where the engine gathers late, `gather` must follow.
 
         Args:
             restart: look for another path to the other side (an ICE restart, RFC 8445 section 9).
 
         Raises:
             EngineError: it cannot be made.
+        """
+
+    async def gather(self) -> None:
+        """Put the last offer in force on this side, and begin to gather candidates. Raises EngineError."""
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], relay_only: bool = False) -> None:
+        """Ask these, and no others, from the next `gather`, or else the next restart, on.
+
+        Raises:
+            EngineError: an ICE server is not valid.
         """
 
     async def accept(self, answer: str) -> None:
@@ -213,6 +216,8 @@ class Engine(Protocol):
     """A WebRTC library."""
 
     name: str
+    gathers_late: bool
+    """Whether an offer can be made, and sent, before it is known which servers to ask."""
 
     def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> Peer:
         """Make a peer that will ask `ice_servers`, and no others.
@@ -221,8 +226,10 @@ class Engine(Protocol):
             EngineError: an ICE server is not valid.
         """
 
-    def create_offerer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> Offerer:
-        """Make the offering side, which will ask `ice_servers`, and no others.
+    def create_offerer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), relay_only: bool = False
+    ) -> Offerer:
+        """Make the offering side, which will ask `ice_servers`, and no others; see `Offerer.set_ice_servers`.
 
         Raises:
             EngineError: an ICE server is not valid.

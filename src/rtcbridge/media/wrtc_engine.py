@@ -42,6 +42,7 @@ class WrtcEngine:
     """Makes peers on libwebrtc."""
 
     name = "wrtc"
+    gathers_late = True
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -53,30 +54,35 @@ class WrtcEngine:
 
     def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> WrtcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
-        return WrtcPeer(_connection(ice_servers, "balanced"), events, self._config)
+        return WrtcPeer(_connection(ice_servers), events, self._config)
 
-    def create_offerer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> WrtcOfferer:
+    def create_offerer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), relay_only: bool = False
+    ) -> WrtcOfferer:
         """Make the offering side. Raises EngineError on an ICE server that is not valid."""
         from rtcbridge.media.wrtc_offerer import WrtcOfferer
 
-        return WrtcOfferer(_connection(ice_servers, "max-bundle"), events, self._config)
+        return WrtcOfferer(_connection(ice_servers, bundle="max-bundle", relay_only=relay_only), events, self._config)
 
 
-def _connection(
-    ice_servers: Sequence[IceServer], bundle: Literal["balanced", "max-bundle"]
-) -> webrtc.RTCPeerConnection:
+def _connection(ice_servers: Sequence[IceServer], **options: Any) -> webrtc.RTCPeerConnection:
     try:
-        return webrtc.RTCPeerConnection(configuration(ice_servers, bundle))
+        return webrtc.RTCPeerConnection(configuration(ice_servers, **options))
     except (webrtc.RTCException, ValueError, TypeError) as error:
         raise EngineError(f"ice_servers: {error}") from None
 
 
 def configuration(
-    ice_servers: Sequence[IceServer], bundle: Literal["balanced", "max-bundle"]
+    ice_servers: Sequence[IceServer],
+    bundle: Literal["balanced", "max-bundle"] = "balanced",
+    relay_only: bool = False,
 ) -> webrtc.RTCConfiguration:
     """The configuration of a connection. Raises what the library raises."""
     servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
-    return webrtc.RTCConfiguration(ice_servers=servers, bundle_policy=bundle)
+    configuration = webrtc.RTCConfiguration(ice_servers=servers, bundle_policy=bundle)
+    if relay_only:
+        configuration.ice_transport_policy = webrtc.RTCIceTransportPolicy.relay
+    return configuration
 
 
 class WrtcPeer:

@@ -18,6 +18,7 @@ class WrtcOfferer(WrtcPeer):
     def __init__(self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig) -> None:
         super().__init__(pc, events, config)
         self._sections: list[tuple[webrtc.RTCRtpTransceiver, _VideoOut | _AudioOut]] = []
+        self._offer: webrtc.RTCSessionDescriptionInit | None = None  # made, and not yet in force
 
     def add_video(self) -> _VideoOut:
         """Make a section for pictures both ways."""
@@ -35,25 +36,30 @@ class WrtcOfferer(WrtcPeer):
         """Make a channel; `on_data_channel` says when it is open."""
         return self._watch_channel(self._pc.create_data_channel(label))
 
-    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
-        """Ask these from the next restart on. Raises EngineError."""
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], relay_only: bool = False) -> None:
+        """Ask these from the next `gather` on. Raises EngineError."""
         try:
-            self._pc.set_configuration(configuration(ice_servers, "max-bundle"))
+            self._pc.set_configuration(configuration(ice_servers, "max-bundle", relay_only))
         except (webrtc.RTCException, ValueError, TypeError) as error:
             raise EngineError(f"ice_servers: {error}") from None
 
     async def offer(self, restart: bool = False) -> str:
-        """Make an offer and return its SDP. Raises EngineError."""
+        """Make an offer and return its SDP; `gather` puts it in force. Raises EngineError."""
         try:
-            await self._pc.set_local_description(
-                await self._pc.create_offer(webrtc.RTCOfferOptions(ice_restart=restart))
-            )
+            self._offer = await self._pc.create_offer(webrtc.RTCOfferOptions(ice_restart=restart))
         except (webrtc.RTCException, ValueError, TypeError) as error:
             raise EngineError(f"the offer cannot be made: {error}") from None
-        local = self._pc.local_description
-        if local is None:
-            raise EngineError("the connection was closed")
-        return sdp.with_start_bitrate(local.sdp, self._config.start_bitrate)
+        return sdp.with_start_bitrate(self._offer.sdp, self._config.start_bitrate)
+
+    async def gather(self) -> None:
+        """Put the last offer in force and begin to gather candidates. Raises EngineError."""
+        offer, self._offer = self._offer, None
+        if offer is None:
+            return
+        try:
+            await self._pc.set_local_description(offer)
+        except (webrtc.RTCException, ValueError, TypeError) as error:
+            raise EngineError(f"the offer cannot be made: {error}") from None
 
     async def accept(self, answer: str) -> None:
         """Apply the answer to the last offer. Raises EngineError."""
