@@ -2,6 +2,9 @@
 
 import asyncio
 import itertools
+import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -184,31 +187,34 @@ async def take(session: Session, count: int) -> None:
             return
 
 
-async def test_a_node_that_is_lost_is_followed_by_another(tmp_path: Path) -> None:
-    with service(tmp_path, nodes=2, ready=1) as home:
-        client = Client(home.url, home.client_key())
-        errors: list[str] = []
-        source = Pictures((numbered(number % 1024) for number in itertools.count()), fps=30)
-        async with (
-            asyncio.timeout(PATIENCE),
-            client.connect(source, sync=False, params={"level": 200}, on_error=lambda e: errors.append(e.code)) as s,
-        ):
-            await take(s, 15)
-            (node,) = {row.node for row in home.sessions()}
-            kill_node(home, node)
-            await take(s, 5)
-            while {row.node for row in home.sessions() if row.ended is None} <= {node, None, ""}:
-                await take(s, 1)
-            await take(s, 15)
-            assert s.values == {"level": 200}
-            assert errors
+@pytest.fixture
+def two_nodes(tmp_path: Path) -> Iterator[Home]:
+    with service(tmp_path, nodes=2) as made:
+        yield made
+
+
+async def test_a_node_that_is_lost_is_followed_by_another(two_nodes: Home) -> None:
+    home = two_nodes
+    errors: list[str] = []
+    source = Pictures((numbered(number % 1024) for number in itertools.count()), fps=30)
+    client = Client(home.url, home.client_key())
+    async with (
+        asyncio.timeout(PATIENCE),
+        client.connect(source, sync=False, params={"level": 200}, on_error=lambda e: errors.append(e.code)) as session,
+    ):
+        await take(session, 15)
+        (node,) = {row.node for row in home.sessions()}
+        assert node is not None
+        kill_node(home, node)
+        while {row.node for row in home.sessions() if row.ended is None} <= {node, None, ""}:
+            await take(session, 1)
+        await take(session, 15)
+        assert session.values == {"level": 200}
+        assert errors
+        assert session.state is State.LIVE
 
 
 def kill_node(home: Home, node: str) -> None:
-    import json
-    import os
-    import signal
-
     (file,) = (home.folder / "nodes").glob(f"**/{node}/process.json")
     os.kill(json.loads(file.read_text())["pid"], signal.SIGKILL)
 
