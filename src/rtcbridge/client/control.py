@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LABEL = "control"
 _MAX_MESSAGE = 16 * 1024  # bytes
+_UPDATE_TIMEOUT = 15.0  # seconds for an acknowledgement, also over a connection that comes back meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,10 @@ class Control:
         self._requests[number] = request
         self._send(number)
         try:
-            return await request.done
+            async with asyncio.timeout(_UPDATE_TIMEOUT):
+                return await request.done
+        except TimeoutError:
+            raise ClientError("timeout", "The node has not acknowledged the parameters.") from None
         finally:
             self._requests.pop(number, None)
 
@@ -93,6 +97,7 @@ class Control:
     def detach(self) -> None:
         """Stop using the channel; what is not acknowledged waits for the next."""
         self._channel = None
+        self._ready.clear()
 
     def close(self, error: ClientError) -> None:
         """Fail what is not acknowledged."""
@@ -136,8 +141,8 @@ class Control:
         if request is not None and not request.done.done():
             request.done.set_exception(ClientError("rejected", text))
             request.done.exception()
-        if request is None or number == 0:
-            self._on_error(ClientError("rejected" if number == 0 else "model_error", text))
+        if request is None:
+            self._on_error(ClientError("model_error", text))
 
     def _send(self, number: int) -> None:
         if self._channel is not None:

@@ -26,6 +26,7 @@ _OWN = {
     "model_error": _Row("The model failed.", True),
     "rejected": _Row("The model did not take the parameters.", False),
     "timeout": _Row("No answer arrived in time.", True),
+    "internal": _Row("The client failed.", False),
     "closed": _Row("The session is over.", False),
 }
 CODES = _OWN | {error.code: _Row(error.text, error.retryable) for error in Error}

@@ -15,7 +15,7 @@ from rtcbridge.client.timeline import Timeline
 
 if TYPE_CHECKING:
     from rtcbridge.client.errors import ClientError
-    from rtcbridge.client.sources import Source
+    from rtcbridge.client.sources import Source, Timed
     from rtcbridge.media.port import I420
 
 _QUIET = 0.7  # seconds without a picture, behind the last one that was sent, after which no more are expected
@@ -42,6 +42,7 @@ class Flow:
         self._lead_in: LeadIn | None = None
         self._timeline: Timeline | None = None
         self._send: Callable[[I420], None] | None = None
+        self._first: Timed | None = None  # with which the latency is still to be measured
         self._begun = 0.0
         self._last_return = 0.0
         self._returned = asyncio.Event()
@@ -56,10 +57,11 @@ class Flow:
         """Media is up: begin, or go on. Raises ClientError: the source cannot be read."""
         if self._pump is None:
             pump = Pump(self._source, self._deliver, self._ended)
-            first = await pump.first()
+            self._first = await pump.first()
             self._pump = pump
-            if first is not None and self._sync:
-                await self._measure(send, first.i420)
+        if self._first is not None and self._sync:
+            await self._measure(send, self._first.i420)
+            self._first = None
         self._send = send
         self._pump.resume()
 

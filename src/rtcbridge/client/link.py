@@ -256,6 +256,7 @@ class Link:
             return None
         if error.code == "node_lost":
             self._session.on_error(error)
+            self._session.on_interrupted()
             self._leave()  # the bridge puts us at the front of the line and says so next
             self._answered = False
             return self._advance(State.RECONNECTING)
@@ -298,6 +299,7 @@ class Link:
             else:
                 self._advance(State.LIVE)
         elif state == "disconnected" and self.live_since:
+            self._session.on_interrupted()
             self._advance(State.RECONNECTING)  # it may come back by itself; if not, it becomes "failed"
             self._restart()
         elif state in ("failed", "closed"):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rtcbridge.media.port import Engine
 
 _REJOIN_DELAYS = (0.3, 1, 2, 4, 8)  # seconds, between the attempts to come back
+_MODEL_TIMEOUT = 10.0  # seconds, once media is up
 _STEADY = 10.0  # seconds live, after which the attempts count from zero again
 
 
@@ -167,6 +168,14 @@ class Session:
     # --- attempts, one after another ---
 
     async def _run(self) -> None:
+        try:
+            await self._attempts()
+        except Exception as error:  # a mistake of ours: nobody may wait for ever because of it
+            failed = ClientError("internal", f"The client failed: {type(error).__name__}: {error}")
+            failed.__cause__ = error
+            self._end(failed)
+
+    async def _attempts(self) -> None:
         attempts, live_since = 0, 0.0
         while True:
             begun = time.monotonic()
@@ -214,7 +223,7 @@ class Session:
 
     async def on_live(self, link: Link) -> None:
         """Media is up: set the parameters, and let the pictures flow."""
-        await self._control.ready()
+        await self._agree()
         model = self._control.model
         if self._options.model is not None and model is not None and model.name != self._options.model:
             text = f"The node runs the model {model.name!r}, not {self._options.model!r}."
@@ -222,6 +231,19 @@ class Session:
         self._set(State.LIVE, None)
         self._live.set()
         await self._flow.up(link.send_picture)
+
+    async def _agree(self) -> None:
+        """Wait for the node to say what its model is, and to take the parameters; a node may have no such channel."""
+        try:
+            async with asyncio.timeout(_MODEL_TIMEOUT):
+                await self._control.ready()
+        except TimeoutError:
+            if self._options.params or self._options.model is not None:
+                raise ClientError("timeout", "The node does not say what its model is.") from None
+
+    def on_interrupted(self) -> None:
+        """Media is gone for now."""
+        self._flow.down()
 
     def on_picture(self, picture: Any, now: float) -> None:
         """A picture came back."""
