@@ -57,6 +57,10 @@ class Listener:
                 await self.changed.wait()
 
     @property
+    def ended(self) -> bool:
+        return bool(self.told) and isinstance(self.told[-1], ClientError)
+
+    @property
     def error(self) -> ClientError:
         assert isinstance(self.told[-1], ClientError)
         return self.told[-1]
@@ -195,7 +199,7 @@ async def test_a_session_that_is_gone_is_given_up(code: str) -> None:
 
     listener = Listener()
     async with talk(first, second, listener=listener):
-        await listener.until(lambda: isinstance(listener.told[-1], ClientError))
+        await listener.until(lambda: listener.ended)
     assert (listener.error.code, listener.error.retryable) == (code, False)
 
 
@@ -229,7 +233,7 @@ async def test_the_documented_dialect_where_the_bridge_knows_no_other() -> None:
         await listener.until(lambda: {"type": "node_status", "status": "waiting"} in listener.told)
         assert not made.extended
         made.send({"type": "offer", "sdp": "x"})
-        await listener.until(lambda: isinstance(listener.told[-1], ClientError))
+        await listener.until(lambda: listener.ended)
     assert "lost" not in listener.told
     assert (listener.error.code, listener.error.retryable) == ("network", True)
 

@@ -17,7 +17,7 @@ def run(latency: float, kept: set[int], jitter: float = 0.0, count: int = 300, s
     for number in sorted(kept):
         last = max(last + 1e-4, number / FPS + latency + chance.uniform(0, jitter))
         events.append((last, 1, number))
-    timeline, found = Timeline(latency), []
+    timeline, found = Timeline(latency + jitter / 2), []  # which is measured as the median
     for now, kind, number in sorted(events):
         if kind == 0:
             timeline.sent(now, number / FPS)

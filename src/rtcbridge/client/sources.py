@@ -81,10 +81,15 @@ def source_of(given: Given) -> Source:
     if hasattr(given, "demux") and hasattr(given, "streams"):
         return File(given)
     if callable(given):
-        return Pictures(iter(given, None))
+        return Pictures(_called(given))
     if isinstance(given, Iterable):
         return Pictures(cast("Iterable[Picture]", given))
     raise ClientError("source_failed", f"A {type(given).__name__} is no source.")
+
+
+def _called(function: Callable[[], Any]) -> Iterator[Picture]:
+    while (picture := function()) is not None:
+        yield picture
 
 
 class Pictures:
@@ -204,15 +209,15 @@ class File:
             self.close()
             raise ClientError("source_failed", f"{self.name}: there is no video in it")
         stream = self._stream()
+        if isinstance(self._given, str | Path):  # the codec of a container that is given may be open
+            stream.thread_type = "AUTO"
         self.fps = self._fps or float(stream.average_rate or stream.guessed_rate or _DEFAULT_FPS)
         self.width, self.height = fitted((stream.codec_context.width, stream.codec_context.height), self._size)
         if self._container.duration:
             self.duration = self._container.duration / 1_000_000
 
     def _stream(self) -> av.VideoStream:
-        stream = self._container.streams.video[0]
-        stream.thread_type = "AUTO"
-        return stream  # type: ignore[no-any-return]
+        return self._container.streams.video[0]  # type: ignore[no-any-return]
 
     def pictures(self) -> Iterator[Timed]:
         """Each picture, at its time in the file, from 0. Raises ClientError."""
