@@ -3,9 +3,10 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def make(path: Path, *, audio: str | None = "aac", video: str = "libx264", size:
     with av.open(str(path), "w") as out:
         stream = out.add_stream(video, rate=FPS)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        sound: Any = out.add_stream(audio, rate=RATE) if audio else None
+        sound: Any = out.add_stream(audio, rate=RATE, layout="mono") if audio else None
         for number in range(SECONDS * FPS):
             picture = np.full((height, width, 3), 60, np.uint8)
             at = number * 3 % (width - 40)
@@ -40,7 +41,6 @@ def make(path: Path, *, audio: str | None = "aac", video: str = "libx264", size:
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
         if sound is not None:
-            sound.codec_context.layout = "mono"
             times = np.arange(SECONDS * RATE) / RATE
             on = (times >= 1) & (times % 1 < 0.1)
             samples = (np.sin(2 * np.pi * 1000 * times) * on * 12_000).astype(np.int16)
@@ -91,18 +91,32 @@ def key(home: Home) -> str:
     return home.client_key()
 
 
-def send(home: Home, key: str, *words: object) -> Program:
-    until(lambda: all(row.ended is not None for row in home.sessions()), "the slot is free")
-    env = environment(RTCBRIDGE_URL=home.url, RTCBRIDGE_KEY=key)
-    return Program(*RTCBRIDGE, "send", *map(str, words), env=env)
+Send = Callable[..., Program]
+
+
+@pytest.fixture
+def send(home: Home, key: str) -> Iterator[Send]:
+    """Starts `rtcbridge send` with these words, when the slot is free."""
+    started: list[Program] = []
+
+    def start(*words: object, at_once: bool = False) -> Program:
+        if not at_once:
+            until(lambda: all(row.ended is not None for row in home.sessions()), "the slot is free")
+        env = environment(RTCBRIDGE_URL=home.url, RTCBRIDGE_KEY=key)
+        started.append(Program(*RTCBRIDGE, "send", *map(str, words), env=env))
+        return started[-1]
+
+    yield start
+    for program in started:
+        program.dispose()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("ending", "audio"), [("mp4", "aac"), ("webm", "aac"), ("mkv", "pcm_s16le")])
-def test_a_file_is_styled_with_its_sound_in_step(home: Home, key: str, tmp_path: Path, ending: str, audio: str) -> None:
+def test_a_file_is_styled_with_its_sound_in_step(send: Send, tmp_path: Path, ending: str, audio: str) -> None:
     source = make(tmp_path / ("clip.mkv" if audio != "aac" else "clip.mp4"), audio=audio)
     out = tmp_path / f"out.{ending}"
-    program = send(home, key, source, "-o", out, "--progress")
+    program = send(source, "-o", out, "--progress")
     assert program.wait() == 0, program.text
     before, after = pictures(source), pictures(out)
     assert len(after) >= 0.9 * len(before)
@@ -127,10 +141,10 @@ def dict_nearest(frames: list[tuple[float, np.ndarray]], at: float) -> np.ndarra
 
 
 @pytest.mark.slow
-def test_it_says_nothing_and_takes_parameters_size_and_rate(home: Home, key: str, tmp_path: Path) -> None:
+def test_it_says_nothing_and_takes_parameters_size_and_rate(send: Send, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     words = ("--param", "level=200", "--size", "160x0", "--fps", "15", "--model", "invert")
-    program = send(home, key, make(tmp_path / "clip.mp4", audio=None), "-o", out, *words)
+    program = send(make(tmp_path / "clip.mp4", audio=None), "-o", out, *words)
     assert (program.wait(), program.lines) == (0, [])
     found = pictures(out)
     assert found[0][1].shape == (90, 160, 3)
@@ -139,9 +153,9 @@ def test_it_says_nothing_and_takes_parameters_size_and_rate(home: Home, key: str
 
 
 @pytest.mark.slow
-def test_ctrl_c_leaves_what_has_come(home: Home, key: str, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_what_has_come(send: Send, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
-    program = send(home, key, CLIP, "-o", out, "--progress")
+    program = send(CLIP, "-o", out, "--progress")
     program.wait_for(lambda line: json.loads(line).get("frames", 0) > 30, "it has begun")
     assert program.end(signal.SIGINT) == 130
     assert "rtcbridge send: interrupted; the first" in program.lines[-1]
@@ -171,7 +185,7 @@ def test_on_a_terminal_it_reports_in_one_line(home: Home, key: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_errors_of_the_service_are_one_line_and_status_1(home: Home, key: str, tmp_path: Path) -> None:
+def test_errors_of_the_service_are_one_line_and_status_1(send: Send, tmp_path: Path) -> None:
     out = tmp_path / "out.mp4"
     for words, text in (
         (("--style", "candy"), "style"),
@@ -179,19 +193,18 @@ def test_errors_of_the_service_are_one_line_and_status_1(home: Home, key: str, t
         (("--key", "sk_TEST01_wrong"), "The bridge did not accept the credential."),
         (("--bridge", "ws://127.0.0.1:9"), "The bridge cannot be reached: "),
     ):
-        program = send(home, key, CLIP, "-o", out, *words)
+        program = send(CLIP, "-o", out, *words)
         assert program.wait() == 1, words
         assert len(program.lines) == 1, program.text
         assert program.lines[0].startswith("rtcbridge send: ")
         assert text in program.lines[0]
     assert list(tmp_path.iterdir()) == []
-    first = send(home, key, CLIP, "-o", out, "--progress")
+    first = send(CLIP, "-o", out, "--progress")
     first.wait_for(lambda line: "live" in line, "it is live")
-    env = environment(RTCBRIDGE_URL=home.url, RTCBRIDGE_KEY=key)
-    second = Program(*RTCBRIDGE, "send", str(CLIP), "-o", str(tmp_path / "2.mp4"), env=env)
+    second = send(CLIP, "-o", tmp_path / "2.mp4", at_once=True)
     assert second.wait() == 1
-    assert second.lines == ["rtcbridge send: No slot is free, number 1 in line."]
-    third = Program(*RTCBRIDGE, "send", str(CLIP), "-o", str(tmp_path / "3.mp4"), "--wait", "--progress", env=env)
+    assert re.fullmatch(r"rtcbridge send: No slot is free, number 1 in line(, about \d+ s)?\.", second.text)
+    third = send(CLIP, "-o", tmp_path / "3.mp4", "--wait", "--progress", at_once=True)
     third.wait_for(lambda line: json.loads(line).get("position") == 1, "it is in the line")
     first.end(signal.SIGINT)
     third.wait_for(lambda line: json.loads(line).get("frames", 0) > 0, "its turn has come")
@@ -234,8 +247,7 @@ def test_bad_usage_is_one_line_and_status_2(
     (tmp_path / "text.mp4").write_text("not a video")
     (tmp_path / "exists.mp4").write_text("precious")
     with av.open(str(tmp_path / "sound.mp4"), "w") as out:
-        stream: Any = out.add_stream("aac", rate=RATE)
-        stream.codec_context.layout = "mono"
+        stream: Any = out.add_stream("aac", rate=RATE, layout="mono")
         piece = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
         piece.sample_rate, piece.pts = RATE, 0
         out.mux(stream.encode(piece))

@@ -134,7 +134,6 @@ class _Sound:
         video: Any = self._container.streams.video[0]
         # The pictures' clock begins with the first picture.
         self._start = float((video.start_time or 0) * video.time_base)
-        self._encoder: Any = None
         if track.codec_context.name in _COPIED.get(format, set()):
             self.stream = out.add_stream_from_template(track)
             self._packets = self._copied(track)
@@ -142,8 +141,9 @@ class _Sound:
             name = _SOUND.get(format, out.default_audio_codec)
             name = name if name in av.codecs_available else out.default_audio_codec
             rate = 48_000 if "opus" in name else track.codec_context.sample_rate
-            self.stream = out.add_stream(name, rate=rate)
-            self._packets = self._encoded(track, rate)
+            layout = "mono" if track.codec_context.layout.nb_channels == 1 else "stereo"
+            self.stream = out.add_stream(name, rate=rate, layout=layout)
+            self._packets = self._encoded(track, rate, layout)
 
     def write(self, until: float) -> None:
         """Write what belongs to the time before `until`, in seconds."""
@@ -170,11 +170,8 @@ class _Sound:
             packet.stream = self.stream
             yield float(packet.pts * track.time_base), packet
 
-    def _encoded(self, track: Any, rate: int) -> Iterator[tuple[float, Any]]:
-        context = self.stream.codec_context
-        layout = "mono" if track.codec_context.layout.nb_channels == 1 else "stereo"
-        context.layout = layout
-        resampler = av.AudioResampler(format=context.format or "fltp", layout=layout, rate=rate)
+    def _encoded(self, track: Any, rate: int, layout: str) -> Iterator[tuple[float, Any]]:
+        resampler = av.AudioResampler(format=self.stream.codec_context.format or "fltp", layout=layout, rate=rate)
         first: int | None = None
         at = 0
         for frame in itertools.chain(self._container.decode(track), [None]):
