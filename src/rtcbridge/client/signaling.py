@@ -204,8 +204,10 @@ class Signaling:
         kind = message["type"]
         if kind == "auth_success":
             self.authenticated = True
-            if self._resuming:
-                return None  # of a new session, which is dropped when the old one is taken up
+            if self._resuming:  # of a new session, which is dropped when the old one is taken up
+                if "ice_servers" in message:  # its servers are good for any
+                    self._tell({"type": "ice_servers", "ice_servers": message["ice_servers"]})
+                return None
             self._token = message.get("resume", "") if self.extended else ""
         if not self.extended:
             return self._tell(message)
