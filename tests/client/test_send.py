@@ -14,6 +14,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import structlog
 
 from client.service import CLIP, service
 from gateway.programs import RTCBRIDGE, Home, Program, environment, until
@@ -211,6 +212,17 @@ def test_errors_of_the_service_are_one_line_and_status_1(send: Send, tmp_path: P
     assert third.end(signal.SIGINT) == 130
 
 
+@pytest.fixture
+def only_errors_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As the command has it, for this test alone: its own way would last as long as the process."""
+    monkeypatch.setattr("rtcbridge.cli.send.configure_logs", lambda _level, _style: None)
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("error"))
+    yield
+    structlog.configure(**before)
+
+
+@pytest.mark.usefixtures("only_errors_logged")
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -171,7 +171,7 @@ async def test_ice_servers_are_checked(offering: str) -> None:
 
 async def test_only_relays_are_used_where_it_is_so_told(offering: str) -> None:
     caller = Caller()
-    offerer = create_engine(offering).create_offerer(caller, relay_only=True)
+    offerer = create_engine(offering).create_offerer(caller, ice_transport_policy="relay")
     offerer.add_video()
     offer = await offerer.offer()
     await offerer.gather()

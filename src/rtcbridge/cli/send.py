@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rtcbridge.cli import CommandError, Subparsers, UsageError, add_command
+from rtcbridge.cli.logs import configure_logs
 from rtcbridge.cli.tls import client_tls
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _send(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise UsageError(f"{error}: pip install 'rtcbridge[client]'") from None
     options = _options(args, os.environ)
+    configure_logs("error", "console")
     try:
         return asyncio.run(_Sending(options).run())
     except ClientError as error:

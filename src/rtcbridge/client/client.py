@@ -50,7 +50,7 @@ class Client:
         self.url = client_url(url)
         self._key = key
         self._tls = tls
-        self._ice = Ice(tuple(ice_servers), relay_only)
+        self._ice = Ice(tuple(ice_servers), "relay" if relay_only else "all")
         self._engine = engine
 
     def connect(

@@ -11,7 +11,7 @@ from rtcbridge.client.errors import ClientError, from_message
 from rtcbridge.client.peer import Ice, Peer
 from rtcbridge.client.signaling import Address, Message, Signaling
 from rtcbridge.client.states import Place, State
-from rtcbridge.media.port import EngineError, IceServer
+from rtcbridge.media.port import EngineError, IcePolicy, IceServer
 
 if TYPE_CHECKING:
     from rtcbridge.client.session import Session
@@ -199,9 +199,9 @@ class Link:
 
     def _take_servers(self, message: Message) -> None:
         """Candidates are gathered with our own servers, or else with those of the bridge, once it has named them."""
-        relay_only = self._policy == "relay" or self._own_ice.relay_only
+        policy: IcePolicy = "relay" if "relay" in (self._policy, self._own_ice.policy) else "all"
         servers = self._own_ice.servers or [_server(each) for each in message.get("ice_servers", [])]
-        self._ice = Ice(servers, relay_only)
+        self._ice = Ice(servers, policy)
         if self._peer is not None:
             self._peer.use(self._ice)
         elif not self._answered and not self._status:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ConnectionState,
         DataChannel,
         Engine,
+        IcePolicy,
         IceServer,
         VideoFrame,
         VideoOut,
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
 
 
 class Ice(NamedTuple):
-    """What to gather candidates with: STUN and TURN servers, and whether to use relays alone."""
+    """What to gather candidates with: STUN and TURN servers, and whether relayed candidates alone are used."""
 
     servers: Sequence[IceServer] = ()
-    relay_only: bool = False
+    policy: IcePolicy = "all"
 
 
 class PeerListener(Protocol):

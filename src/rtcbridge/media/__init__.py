@@ -1,6 +1,6 @@
 """The engine port: what a peer needs of a WebRTC library, and the choice between the two that provide it.
 
-Only `wrtc_engine` and `aiortc_engine` import a WebRTC library; everything else knows `port`.
+Only the modules `wrtc_…` and `aiortc_…` import a WebRTC library; everything else knows `port`.
 """
 
 from __future__ import annotations

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 import aiortc
 import numpy as np
+from aioice.ice import TransportPolicy
 from aiortc.codecs import vpx
 from aiortc.mediastreams import MediaStreamError
 from aiortc.rtcicetransport import connection_kwargs
@@ -19,27 +17,23 @@ from aiortc.sdp import candidate_from_sdp
 from av import AudioFrame as AvAudioFrame
 from av import VideoFrame as AvVideoFrame
 
-from rtcbridge.media import aiortc_latency, i420, sdp
+from rtcbridge.media import aiortc_latency, sdp
 from rtcbridge.media.aiortc_ice import RestartableConnection, make_restartable
+from rtcbridge.media.aiortc_tracks import Channel, InFrame, OutAudio, OutVideo
 from rtcbridge.media.port import (
     AudioFrame,
     AudioOut,
     ConnectionState,
     EngineConfig,
     EngineError,
+    IcePolicy,
     IceServer,
     PeerEvents,
     VideoOut,
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from rtcbridge.media.aiortc_offerer import AiortcOfferer
-    from rtcbridge.media.port import I420
-
-_VIDEO_CLOCK = 90_000
-_AUDIO_QUEUE = 100  # pieces of 10 or 20 ms
 
 
 class AiortcEngine:
@@ -55,41 +49,49 @@ class AiortcEngine:
         vpx.MAX_BITRATE = config.max_bitrate * 1000
         aiortc_latency.offer_playout_delay()
 
-    def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> AiortcPeer:
+    def create_peer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> AiortcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
-        return AiortcPeer(*_connection(ice_servers, aiortc.RTCBundlePolicy.BALANCED), events, self._config)
+        options = _ice(ice_servers, ice_transport_policy)
+        pc = _connection(ice_servers, ice_transport_policy, aiortc.RTCBundlePolicy.BALANCED)
+        return AiortcPeer(pc, events, self._config, options)
 
     def create_offerer(
-        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), relay_only: bool = False
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
     ) -> AiortcOfferer:
         """Make the offering side. Raises EngineError on an ICE server that is not valid."""
         from rtcbridge.media.aiortc_offerer import AiortcOfferer
 
-        policy = aiortc.RTCIceTransportPolicy.RELAY if relay_only else aiortc.RTCIceTransportPolicy.ALL
-        made = _connection(ice_servers, aiortc.RTCBundlePolicy.MAX_BUNDLE, policy)
-        offerer = AiortcOfferer(*made, events, self._config)
-        offerer.set_ice_servers(ice_servers, relay_only)
-        return offerer
+        options = _ice(ice_servers, ice_transport_policy)
+        pc = _connection(ice_servers, ice_transport_policy, aiortc.RTCBundlePolicy.MAX_BUNDLE)
+        return AiortcOfferer(pc, events, self._config, options)
 
 
 def _connection(
-    ice_servers: Sequence[IceServer],
-    bundle: aiortc.RTCBundlePolicy,
-    policy: aiortc.RTCIceTransportPolicy = aiortc.RTCIceTransportPolicy.ALL,
-) -> tuple[aiortc.RTCPeerConnection, Mapping[str, Any]]:
-    # An empty list and not None, which would mean a public STUN server.
-    servers = [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
-    options = ice_options(ice_servers)
-    configuration = aiortc.RTCConfiguration(iceServers=servers, bundlePolicy=bundle, iceTransportPolicy=policy)
-    return aiortc.RTCPeerConnection(configuration), options
+    ice_servers: Sequence[IceServer], policy: IcePolicy, bundle: aiortc.RTCBundlePolicy
+) -> aiortc.RTCPeerConnection:
+    return aiortc.RTCPeerConnection(
+        aiortc.RTCConfiguration(
+            iceServers=_servers(ice_servers),
+            iceTransportPolicy=aiortc.RTCIceTransportPolicy(policy),
+            bundlePolicy=bundle,
+        )
+    )
 
 
-def ice_options(ice_servers: Sequence[IceServer]) -> Mapping[str, Any]:
-    """The servers as aioice has them. Raises EngineError: aiortc reads them only with the first track or channel."""
+def _servers(ice_servers: Sequence[IceServer]) -> list[aiortc.RTCIceServer]:
+    """An empty list and not None, which would mean a public STUN server."""
+    return [aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+
+
+def _ice(ice_servers: Sequence[IceServer], policy: IcePolicy) -> dict[str, Any]:
+    """What an ICE agent is made with. aiortc reads the list with the first track: read it before, for errors."""
     try:
-        return connection_kwargs([aiortc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers])
+        options = connection_kwargs(_servers(ice_servers))
     except ValueError as error:
         raise EngineError(f"ice_servers: {error}") from None
+    return {**options, "transport_policy": TransportPolicy.RELAY if policy == "relay" else TransportPolicy.ALL}
 
 
 class AiortcPeer:
@@ -98,9 +100,9 @@ class AiortcPeer:
     def __init__(
         self,
         pc: aiortc.RTCPeerConnection,
-        ice_options: Mapping[str, Any],
         events: PeerEvents,
         config: EngineConfig,
+        ice_options: dict[str, Any],
     ) -> None:
         self._pc = pc
         self._ice_options = ice_options
@@ -173,9 +175,9 @@ class AiortcPeer:
                 back = found[1] if found else None
                 if found:
                     spare.remove(found)
-            out: _VideoOut | _AudioOut | None = None
+            out: OutVideo | OutAudio | None = None
             if back is not None:
-                out = _VideoOut() if section.kind == "video" else _AudioOut()
+                out = OutVideo() if section.kind == "video" else OutAudio()
                 back.direction = "sendrecv" if back is transceiver else "sendonly"
                 back.sender.replaceTrack(out)
                 aiortc_latency.send_playout_delay(back.sender)
@@ -193,7 +195,7 @@ class AiortcPeer:
             while True:
                 frame = await track.recv()
                 if isinstance(frame, AvVideoFrame):
-                    self._events.on_video_frame(_Frame(frame), out)
+                    self._events.on_video_frame(InFrame(frame), out)
 
     async def _pump_audio(self, track: aiortc.MediaStreamTrack, out: AudioOut | None) -> None:
         with contextlib.suppress(MediaStreamError):
@@ -230,6 +232,13 @@ class AiortcPeer:
         with contextlib.suppress(ValueError, OSError):  # what cannot be used is not an error of the connection
             await self._pc.addIceCandidate(candidate)
 
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], ice_transport_policy: IcePolicy | None = None) -> None:
+        """See `Connection.set_ice_servers`. Raises EngineError."""
+        relay = self._ice_options["transport_policy"] is TransportPolicy.RELAY
+        options = _ice(ice_servers, ice_transport_policy or ("relay" if relay else "all"))
+        self._ice_options.clear()
+        self._ice_options.update(options)  # what restarts ICE has the same dictionary
+
     async def get_stats(self) -> dict[str, Any]:
         """Return counters of the connection, see `Peer.get_stats`."""
         if self._closed:
@@ -265,8 +274,8 @@ class AiortcPeer:
         if not self._closed:
             self._events.on_data_channel(channel)
 
-    def _watch_channel(self, native: aiortc.RTCDataChannel) -> _DataChannel:
-        channel = _DataChannel(native)
+    def _watch_channel(self, native: aiortc.RTCDataChannel) -> Channel:
+        channel = Channel(native)
 
         def on_message(data: str | bytes) -> None:
             if not self._closed:
@@ -287,112 +296,3 @@ _STATS = {
     "remote-inbound-rtp": {"roundTripTime": "round_trip_time"},
     "transport": {"bytesReceived": "bytes_received"},
 }
-
-
-class _Frame:
-    """A decoded picture of FFmpeg."""
-
-    def __init__(self, native: AvVideoFrame) -> None:
-        self._native: AvVideoFrame | None = native
-        self.arrival = time.monotonic()
-        self.width, self.height = native.width & ~1, native.height & ~1
-
-    def i420(self) -> I420:
-        if self._native is None:
-            raise ValueError("the frame is closed")
-        native = self._native
-        if native.format.name != "yuv420p":
-            native = native.reformat(format="yuv420p")
-        y, u, v = (_plane(plane) for plane in native.planes)
-        return i420.join(y[: native.height, : native.width], u, v)
-
-    def close(self) -> None:
-        self._native = None
-
-
-def _plane(plane: Any) -> NDArray[np.uint8]:
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-
-
-class _VideoOut(aiortc.MediaStreamTrack):
-    """A track with a place for one picture: what the encoder did not take in time is replaced."""
-
-    kind = "video"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._picture: I420 | None = None
-        self._ready = asyncio.Event()
-        self._start = time.monotonic()
-        self._last_pts = -1
-
-    def send(self, picture: I420) -> None:
-        self._picture = picture
-        self._ready.set()
-
-    def stop(self) -> None:
-        super().stop()
-        self._ready.set()
-
-    async def recv(self) -> AvVideoFrame:
-        await self._ready.wait()
-        self._ready.clear()
-        if self.readyState != "live" or self._picture is None:
-            raise MediaStreamError
-        frame = AvVideoFrame.from_ndarray(np.ascontiguousarray(self._picture), format="yuv420p")
-        pts = max(self._last_pts + 1, int((time.monotonic() - self._start) * _VIDEO_CLOCK))
-        frame.pts = self._last_pts = pts
-        frame.time_base = Fraction(1, _VIDEO_CLOCK)
-        return frame
-
-
-class _AudioOut(aiortc.MediaStreamTrack):
-    """A track with a short queue; what does not fit is dropped, oldest first."""
-
-    kind = "audio"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._queue: deque[AudioFrame] = deque(maxlen=_AUDIO_QUEUE)
-        self._ready = asyncio.Event()
-        self._pts = 0
-
-    def send(self, frame: AudioFrame) -> None:
-        self._queue.append(frame)
-        self._ready.set()
-
-    def stop(self) -> None:
-        super().stop()
-        self._ready.set()
-
-    async def recv(self) -> AvAudioFrame:
-        while not self._queue and self.readyState == "live":
-            self._ready.clear()
-            await self._ready.wait()
-        if self.readyState != "live":
-            raise MediaStreamError
-        piece = self._queue.popleft()
-        samples = np.frombuffer(piece.samples, np.int16).reshape(1, -1)
-        frame = AvAudioFrame.from_ndarray(samples, format="s16", layout="mono" if piece.channels == 1 else "stereo")
-        frame.sample_rate = piece.sample_rate
-        frame.time_base = Fraction(1, piece.sample_rate)
-        frame.pts = self._pts
-        self._pts += samples.shape[1] // piece.channels
-        return frame
-
-
-class _DataChannel:
-    def __init__(self, native: aiortc.RTCDataChannel) -> None:
-        self._native = native
-
-    @property
-    def label(self) -> str:
-        return self._native.label
-
-    @property
-    def buffered_amount(self) -> int:
-        return self._native.bufferedAmount
-
-    def send(self, data: str) -> None:
-        with contextlib.suppress(aiortc.InvalidStateError, ConnectionError):
-            self._native.send(data)

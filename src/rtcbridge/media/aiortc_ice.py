@@ -66,10 +66,6 @@ class RestartableConnection:
         else:
             setattr(self._next or self._active, name, value)
 
-    def use(self, options: Mapping[str, Any]) -> None:
-        """Make the connections of later restarts with these options."""
-        self.__dict__["_options"] = options
-
     async def prepare(self) -> None:
         """Begin a restart: gather under new credentials, which the next description will carry."""
         await self.cancel()

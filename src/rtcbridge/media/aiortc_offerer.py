@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import aiortc
-from aioice import TransportPolicy
 
 from rtcbridge.media import aiortc_latency, sdp
-from rtcbridge.media.aiortc_engine import AiortcPeer, _AudioOut, _DataChannel, _VideoOut, ice_options
-from rtcbridge.media.port import EngineConfig, EngineError, IceServer, PeerEvents
+from rtcbridge.media.aiortc_engine import AiortcPeer
+from rtcbridge.media.aiortc_tracks import Channel, OutAudio, OutVideo
+from rtcbridge.media.port import EngineConfig, EngineError, PeerEvents
 
-_Out = TypeVar("_Out", _VideoOut, _AudioOut)
+_Out = TypeVar("_Out", OutVideo, OutAudio)
 
 
 class AiortcOfferer(AiortcPeer):
@@ -22,21 +21,21 @@ class AiortcOfferer(AiortcPeer):
     def __init__(
         self,
         pc: aiortc.RTCPeerConnection,
-        ice_options: Mapping[str, Any],
         events: PeerEvents,
         config: EngineConfig,
+        ice_options: dict[str, Any],
     ) -> None:
-        super().__init__(pc, ice_options, events, config)
-        self._media: list[tuple[aiortc.RTCRtpTransceiver, _VideoOut | _AudioOut]] = []
+        super().__init__(pc, events, config, ice_options)
+        self._media: list[tuple[aiortc.RTCRtpTransceiver, OutVideo | OutAudio]] = []
         self._restarting = False
 
-    def add_video(self) -> _VideoOut:
+    def add_video(self) -> OutVideo:
         """Make a section for pictures both ways."""
-        return self._section(_VideoOut())
+        return self._section(OutVideo())
 
-    def add_audio(self) -> _AudioOut:
+    def add_audio(self) -> OutAudio:
         """Make a section for sound both ways."""
-        return self._section(_AudioOut())
+        return self._section(OutAudio())
 
     def _section(self, out: _Out) -> _Out:
         transceiver = self._pc.addTransceiver(out, "sendrecv")
@@ -44,7 +43,7 @@ class AiortcOfferer(AiortcPeer):
         self._media.append((transceiver, out))
         return out
 
-    def create_data_channel(self, label: str) -> _DataChannel:
+    def create_data_channel(self, label: str) -> Channel:
         """Make a channel; `on_data_channel` says when it is open."""
         native = self._pc.createDataChannel(label)
         channel = self._watch_channel(native)
@@ -55,13 +54,6 @@ class AiortcOfferer(AiortcPeer):
 
         native.on("open", on_open)
         return channel
-
-    def set_ice_servers(self, ice_servers: Sequence[IceServer], relay_only: bool = False) -> None:
-        """Ask these from the next offer that gathers on. Raises EngineError."""
-        policy = TransportPolicy.RELAY if relay_only else TransportPolicy.ALL
-        self._ice_options = {**ice_options(ice_servers), "transport_policy": policy}
-        if self._ice is not None:
-            self._ice.use(self._ice_options)
 
     async def offer(self, restart: bool = False) -> str:
         """Make an offer and return its SDP. Raises EngineError."""

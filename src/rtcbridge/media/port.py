@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Kind = Literal["audio", "video"]
 ConnectionState = Literal["new", "connecting", "connected", "disconnected", "failed", "closed"]
 """RTCPeerConnectionState, W3C WebRTC 4.3.3."""
+IcePolicy = Literal["all", "relay"]
+"""RTCIceTransportPolicy, W3C WebRTC 4.2.3."""
 
 
 class EngineError(Exception):
@@ -153,6 +155,15 @@ class Connection(Protocol):
             EngineError: it cannot be parsed, or belongs to no media section.
         """
 
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], ice_transport_policy: IcePolicy | None = None) -> None:
+        """Ask these from the next ICE restart on; the candidates that are there stay in use.
+
+        An offerer whose engine gathers late asks them from the next `gather` on. None leaves the policy as it was.
+
+        Raises:
+            EngineError: an ICE server is not valid; nothing has changed.
+        """
+
     async def get_stats(self) -> dict[str, Any]:
         """Return the counters of the connection by name: bytes, packets, lost, round-trip time in seconds."""
 
@@ -197,13 +208,6 @@ class Offerer(Connection, Protocol):
     async def gather(self) -> None:
         """Put the last offer in force on this side, and begin to gather candidates. Raises EngineError."""
 
-    def set_ice_servers(self, ice_servers: Sequence[IceServer], relay_only: bool = False) -> None:
-        """Ask these, and no others, from the next `gather`, or else the next restart, on.
-
-        Raises:
-            EngineError: an ICE server is not valid.
-        """
-
     async def accept(self, answer: str) -> None:
         """Apply the answer to the last offer; when there is no offer to be answered, do nothing.
 
@@ -219,17 +223,21 @@ class Engine(Protocol):
     gathers_late: bool
     """Whether an offer can be made, and sent, before it is known which servers to ask."""
 
-    def create_peer(self, events: PeerEvents, ice_servers: Sequence[IceServer] = ()) -> Peer:
+    def create_peer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> Peer:
         """Make a peer that will ask `ice_servers`, and no others.
+
+        With the policy `relay` it has and uses relayed candidates only.
 
         Raises:
             EngineError: an ICE server is not valid.
         """
 
     def create_offerer(
-        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), relay_only: bool = False
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
     ) -> Offerer:
-        """Make the offering side, which will ask `ice_servers`, and no others; see `Offerer.set_ice_servers`.
+        """Make the offering side; the rest is as of `create_peer`.
 
         Raises:
             EngineError: an ICE server is not valid.

@@ -3,45 +3,38 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 
 import webrtc
 
 from rtcbridge.media import sdp
-from rtcbridge.media.port import EngineConfig, EngineError, IceServer, PeerEvents
-from rtcbridge.media.wrtc_engine import WrtcPeer, _AudioOut, _DataChannel, _Track, _VideoOut, configuration
+from rtcbridge.media.port import EngineConfig, EngineError, PeerEvents
+from rtcbridge.media.wrtc_engine import WrtcPeer, _Ice
+from rtcbridge.media.wrtc_tracks import Channel, InTrack, OutAudio, OutVideo
 
 
 class WrtcOfferer(WrtcPeer):
     """See `rtcbridge.media.port.Offerer`. It keeps the size of the pictures and gives up their rate first."""
 
-    def __init__(self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig) -> None:
-        super().__init__(pc, events, config)
-        self._sections: list[tuple[webrtc.RTCRtpTransceiver, _VideoOut | _AudioOut]] = []
+    def __init__(self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig, ice: _Ice) -> None:
+        super().__init__(pc, events, config, ice)
+        self._sections: list[tuple[webrtc.RTCRtpTransceiver, OutVideo | OutAudio]] = []
         self._offer: webrtc.RTCSessionDescriptionInit | None = None  # made, and not yet in force
 
-    def add_video(self) -> _VideoOut:
+    def add_video(self) -> OutVideo:
         """Make a section for pictures both ways."""
-        out = _VideoOut()
+        out = OutVideo()
         self._sections.append((self._pc.add_transceiver(out.track), out))
         return out
 
-    def add_audio(self) -> _AudioOut:
+    def add_audio(self) -> OutAudio:
         """Make a section for sound both ways."""
-        out = _AudioOut()
+        out = OutAudio()
         self._sections.append((self._pc.add_transceiver(out.track), out))
         return out
 
-    def create_data_channel(self, label: str) -> _DataChannel:
+    def create_data_channel(self, label: str) -> Channel:
         """Make a channel; `on_data_channel` says when it is open."""
         return self._watch_channel(self._pc.create_data_channel(label))
-
-    def set_ice_servers(self, ice_servers: Sequence[IceServer], relay_only: bool = False) -> None:
-        """Ask these from the next `gather` on. Raises EngineError."""
-        try:
-            self._pc.set_configuration(configuration(ice_servers, "max-bundle", relay_only))
-        except (webrtc.RTCException, ValueError, TypeError) as error:
-            raise EngineError(f"ice_servers: {error}") from None
 
     async def offer(self, restart: bool = False) -> str:
         """Make an offer and return its SDP; `gather` puts it in force. Raises EngineError."""
@@ -74,14 +67,14 @@ class WrtcOfferer(WrtcPeer):
             raise EngineError(f"the answer cannot be applied: {error}") from None
         for transceiver, out in self._sections:
             if transceiver.mid is not None and transceiver.mid not in self._tracks:
-                self._tracks[transceiver.mid] = _Track(transceiver.receiver.track, out, self._events)
+                self._tracks[transceiver.mid] = InTrack(transceiver.receiver.track, out, self._events)
         self._watch_dtls()
         await self._limit_bitrate()
         await self._keep_size()
 
     async def _keep_size(self) -> None:
         for transceiver, out in self._sections:
-            if isinstance(out, _VideoOut):
+            if isinstance(out, OutVideo):
                 parameters = transceiver.sender.get_parameters()
                 parameters.degradation_preference = webrtc.RTCDegradationPreference.maintain_resolution
                 with contextlib.suppress(webrtc.RTCException):
