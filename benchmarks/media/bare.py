@@ -23,8 +23,8 @@ with contextlib.suppress(ImportError):
     from aiortc.codecs import vpx
     from aiortc.sdp import candidate_from_sdp
 
-from rtcbridge.node.engine.port import EngineConfig
-from rtcbridge.node.engine.sdp import with_start_bitrate
+from rtcbridge.media.port import EngineConfig
+from rtcbridge.media.sdp import with_start_bitrate
 
 CONFIG = EngineConfig()
 Echo = Callable[[ServerConnection], Awaitable[None]]

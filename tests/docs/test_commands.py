@@ -14,6 +14,7 @@ from docs.pages import PAGES, ROOT, blocks, inline, prose
 from rtcbridge import cli, config
 from rtcbridge.cli.api import ENVIRONMENT as ADMIN_ENVIRONMENT
 from rtcbridge.cli.node import _ENVIRONMENT
+from rtcbridge.cli.send import ENVIRONMENT as SEND_ENVIRONMENT
 from rtcbridge.ports import Launch
 
 EXAMPLES = sorted(file for file in (ROOT / "examples").rglob("*") if "__pycache__" not in file.parts)
@@ -107,7 +108,13 @@ def test_every_make_target_exists() -> None:
 
 def test_every_variable_of_the_environment_is_read() -> None:
     launch = Launch("", "", "", "").env()
-    known = {*config.variables(), *_ENVIRONMENT.values(), *ADMIN_ENVIRONMENT.values(), *launch}
+    known = {
+        *config.variables(),
+        *_ENVIRONMENT.values(),
+        *ADMIN_ENVIRONMENT.values(),
+        *SEND_ENVIRONMENT.values(),
+        *launch,
+    }
     for page in [*PAGES, *(file for file in EXAMPLES if file.is_file())]:
         named = set(re.findall(r"\bRTCBRIDGE_\w*[A-Z]\b(?!_)", page.read_text())) - {"RTCBRIDGE_SECTION__KEY"}
         assert named <= known, page.name

@@ -15,7 +15,7 @@ import webrtc
 from aiortc.mediastreams import MediaStreamError
 from aiortc.sdp import candidate_from_sdp
 
-from rtcbridge.node.engine import IceServer
+from rtcbridge.media import IceServer
 
 WIDTH, HEIGHT = 320, 240
 TIMEOUT = 20.0

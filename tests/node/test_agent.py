@@ -14,9 +14,9 @@ import pytest
 import rtcbridge
 from node.bridge import Bridge
 from node.clients import TIMEOUT, AiortcClient, WrtcClient, grey
+from rtcbridge.media import create_engine
 from rtcbridge.node import peer
 from rtcbridge.node.agent import Agent, AgentConfig, ExitStatus
-from rtcbridge.node.engine import create_engine
 from rtcbridge.node.link import LinkConfig
 from rtcbridge.node.model import spec_of
 from rtcbridge.node.worker import Worker

@@ -11,10 +11,10 @@ from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParam
 from aiortc.rtp import HeaderExtensions, HeaderExtensionsMap, RtpPacket
 
 from node.clients import TIMEOUT
-from rtcbridge.node.engine import aiortc_ice, aiortc_latency
-from rtcbridge.node.engine.aiortc_ice import RestartableConnection
-from rtcbridge.node.engine.aiortc_latency import _MarkerBuffer, _PlayoutDelayMap
-from rtcbridge.node.engine.sdp import PLAYOUT_DELAY
+from rtcbridge.media import aiortc_ice, aiortc_latency
+from rtcbridge.media.aiortc_ice import RestartableConnection
+from rtcbridge.media.aiortc_latency import _MarkerBuffer, _PlayoutDelayMap
+from rtcbridge.media.sdp import PLAYOUT_DELAY
 
 
 def packet(number: int, timestamp: int, data: bytes, marker: int = 0) -> RtpPacket:
@@ -119,6 +119,7 @@ class Path:
         self.gathered = False
         self.remote_username = self.remote_password = None
         self.local_username = "user"
+        self.ice_controlling = False
 
     async def gather_candidates(self) -> None:
         self.gathered = True

@@ -21,6 +21,7 @@ from node.bridge import Bridge
 from node.clients import TIMEOUT, WrtcClient
 from rtcbridge.cli import main
 from rtcbridge.cli import node as cli
+from rtcbridge.cli.tls import client_tls
 
 PROGRAM = "import sys; from rtcbridge.cli import main; sys.exit(main())"
 GOOD = ["passthrough", "--bridge", "ws://127.0.0.1:1", "--key", "nk_TEST01_secret"]
@@ -116,13 +117,13 @@ def test_the_address_may_leave_out_the_path(given: str, url: str) -> None:
 
 
 def test_a_self_signed_certificate_may_be_trusted_on_this_machine_only() -> None:
-    context = cli._tls("wss://127.0.0.1:8080/node", "", True)
+    context = client_tls("wss://127.0.0.1:8080/node", "", True)
     assert context is not None
     assert context.verify_mode is ssl.CERT_NONE
-    context = cli._tls("wss://localhost/node", "", False)
+    context = client_tls("wss://localhost/node", "", False)
     assert context is not None
     assert context.verify_mode is ssl.CERT_REQUIRED
-    assert cli._tls("ws://h/node", "", False) is None
+    assert client_tls("ws://h/node", "", False) is None
 
 
 async def start(*words: str, program: str = PROGRAM, **environment: str) -> asyncio.subprocess.Process:

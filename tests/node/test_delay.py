@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from rtcbridge.media import AudioFrame
 from rtcbridge.node.delay import AudioDelay
-from rtcbridge.node.engine import AudioFrame
 
 
 class Clock:

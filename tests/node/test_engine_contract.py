@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from node.clients import CLIENTS, HEIGHT, TIMEOUT, WIDTH, Client, grey
-from rtcbridge.node.engine import EngineConfig, EngineError, EngineUnavailableError, IceServer, create_engine
-from rtcbridge.node.engine.port import AudioFrame, AudioOut, DataChannel, IcePolicy, VideoFrame, VideoOut
+from rtcbridge.media import EngineConfig, EngineError, EngineUnavailableError, IceServer, create_engine
+from rtcbridge.media.port import AudioFrame, AudioOut, DataChannel, IcePolicy, VideoFrame, VideoOut
 
 
 class Node:
@@ -209,7 +209,7 @@ async def test_a_bad_later_offer_leaves_the_media(wrtc_call: Call) -> None:
 
 async def test_an_offer_that_fails_halfway_is_rolled_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """libwebrtc alone can: JSEP's rollback, RFC 9429 section 4.1.10.2."""
-    from rtcbridge.node.engine import wrtc_engine
+    from rtcbridge.media import wrtc_engine
 
     call = Call("wrtc", CLIENTS["aiortc"]())
     await call.connected()

@@ -10,7 +10,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import InvalidState
 
 from rtcbridge.core.messages import NodeAnswer, Register, Registered, RegisterPayload, encode, raw
-from rtcbridge.node.engine import sdp
+from rtcbridge.media import sdp
 from rtcbridge.node.link import Link, LinkConfig, retry_delay
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from node.clients import TIMEOUT, grey, luma
+from rtcbridge.media import AudioFrame, EngineError, IceServer
 from rtcbridge.node import peer as module
-from rtcbridge.node.engine import AudioFrame, EngineError, IceServer
 from rtcbridge.node.loader import load_model
 from rtcbridge.node.peer import SessionPeer
 from rtcbridge.node.worker import Worker

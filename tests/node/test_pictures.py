@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from rtcbridge.media import i420
 from rtcbridge.node import pictures
-from rtcbridge.node.engine import i420
 
 
 def test_planes_are_views() -> None:

@@ -13,7 +13,7 @@ from node.clients import CLIENTS, grey
 from node.test_engine_contract import Call
 from rtcbridge.config import Coturn as CoturnSection
 from rtcbridge.drivers.ice.coturn import CoturnServers
-from rtcbridge.node.engine import IceServer
+from rtcbridge.media import IceServer
 from turn.server import Coturn, coturn, needs_coturn, secret
 
 pytestmark = [pytest.mark.slow, needs_coturn]

@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": "rtcbridge.cli.demo",
     "serve": "rtcbridge.cli.serve",
     "node": "rtcbridge.cli.node",
+    "send": "rtcbridge.cli.send",
     "keys": "rtcbridge.cli.keys",
     "nodes": "rtcbridge.cli.inspect",
     "sessions": "rtcbridge.cli.inspect",

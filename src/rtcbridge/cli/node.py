@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import ipaddress
 import logging
 import os
 import re
 import secrets
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -21,10 +19,11 @@ import structlog
 
 from rtcbridge.cli import UsageError
 from rtcbridge.cli.logs import configure_logs
+from rtcbridge.cli.tls import client_tls
 
 if TYPE_CHECKING:
+    from rtcbridge.media import Engine, IceServer
     from rtcbridge.node.agent import Agent, AgentConfig, ExitStatus
-    from rtcbridge.node.engine import Engine, IceServer
     from rtcbridge.node.worker import Worker
 
 _USAGE = 2
@@ -149,8 +148,8 @@ def _own_id() -> str:
 def _prepare(options: dict[str, Any]) -> tuple[AgentConfig, Engine, Worker]:
     """Import the runtime, and load the model and the engine. Raises UsageError."""
     try:
+        from rtcbridge.media import EngineUnavailableError, create_engine
         from rtcbridge.node.agent import AgentConfig
-        from rtcbridge.node.engine import EngineUnavailableError, create_engine
         from rtcbridge.node.link import LinkConfig
         from rtcbridge.node.loader import load_model
         from rtcbridge.node.model import ModelError
@@ -158,7 +157,7 @@ def _prepare(options: dict[str, Any]) -> tuple[AgentConfig, Engine, Worker]:
     except ImportError as error:
         raise UsageError(f"{error}: pip install 'rtcbridge[node]'") from None
     url = bridge_url(options["bridge"])
-    link = LinkConfig(url, _tls(url, options["ca"], options["insecure"]))
+    link = LinkConfig(url, client_tls(url, options["ca"], options["insecure"]))
     config = AgentConfig(
         link=link,
         credential=options["key"],
@@ -191,33 +190,8 @@ def bridge_url(text: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
 
 
-def _tls(url: str, ca: str, insecure: bool) -> ssl.SSLContext | None:
-    parts = urlsplit(url)
-    if parts.scheme == "ws":
-        if ca or insecure:
-            raise UsageError("--ca and --insecure are for wss:// only")
-        return None
-    try:
-        context = ssl.create_default_context(cafile=ca or None)
-    except OSError as error:
-        raise UsageError(f"--ca: {ca} cannot be read: {error.strerror or 'no certificate in it'}") from None
-    if insecure:
-        if not _is_loopback(parts.hostname or ""):
-            raise UsageError("--insecure: only for a bridge on this machine; use --ca for another")
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _ice_server(text: str) -> IceServer:
-    from rtcbridge.node.engine import IceServer
+    from rtcbridge.media import IceServer
 
     url, *login = text.split(",", 2)
     if url.partition(":")[0] not in ("stun", "stuns", "turn", "turns") or len(login) == 1:

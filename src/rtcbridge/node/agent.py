@@ -37,7 +37,7 @@ from rtcbridge.core.messages import (
     ToNodeUpdate,
     raw,
 )
-from rtcbridge.node.engine.port import EngineError, IceServer
+from rtcbridge.media.port import EngineError, IceServer
 from rtcbridge.node.link import Link, LinkConfig, Outcome
 from rtcbridge.node.params import ParamError
 from rtcbridge.node.peer import SessionPeer
@@ -45,7 +45,7 @@ from rtcbridge.node.peer import SessionPeer
 if TYPE_CHECKING:
     from msgspec import Struct
 
-    from rtcbridge.node.engine.port import Engine
+    from rtcbridge.media.port import Engine
     from rtcbridge.node.worker import Worker
 
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ import structlog
 from rtcbridge.node.params import ParamError, Params, update
 
 if TYPE_CHECKING:
-    from rtcbridge.node.engine.port import DataChannel
+    from rtcbridge.media.port import DataChannel
     from rtcbridge.node.model import ModelSpec
 
 log = structlog.get_logger()

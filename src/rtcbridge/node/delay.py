@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rtcbridge.node.engine.port import AudioFrame
+    from rtcbridge.media.port import AudioFrame
 
 _MAX_DELAY = 2.0  # seconds; behind a slower model the sound runs ahead
 _MAX_PIECES = 400  # of 10 to 20 ms each

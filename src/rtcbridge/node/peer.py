@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
+from rtcbridge.media.port import EngineError
 from rtcbridge.node.control import LABEL, Control
 from rtcbridge.node.delay import AudioDelay
-from rtcbridge.node.engine.port import EngineError
 from rtcbridge.node.params import ParamError, Params
 
 if TYPE_CHECKING:
-    from rtcbridge.node.engine.port import (
+    from rtcbridge.media.port import (
         AudioFrame,
         AudioOut,
         ConnectionState,

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 if TYPE_CHECKING:
-    from rtcbridge.node.engine.port import I420
+    from rtcbridge.media.port import I420
     from rtcbridge.node.model import Picture, PixelFormat
 
 _FROM = {"rgb": cv2.COLOR_YUV2RGB_I420, "bgr": cv2.COLOR_YUV2BGR_I420}

@@ -23,7 +23,7 @@ from rtcbridge.node.model import Model, ModelError, ModelSpec
 from rtcbridge.node.params import Params, defaults
 
 if TYPE_CHECKING:
-    from rtcbridge.node.engine.port import I420, VideoFrame
+    from rtcbridge.media.port import I420, VideoFrame
 
 log = structlog.get_logger()
 

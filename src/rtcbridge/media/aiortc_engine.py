@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 import aiortc
@@ -20,9 +17,10 @@ from aiortc.sdp import candidate_from_sdp
 from av import AudioFrame as AvAudioFrame
 from av import VideoFrame as AvVideoFrame
 
-from rtcbridge.node.engine import aiortc_latency, i420, sdp
-from rtcbridge.node.engine.aiortc_ice import RestartableConnection, make_restartable
-from rtcbridge.node.engine.port import (
+from rtcbridge.media import aiortc_latency, sdp
+from rtcbridge.media.aiortc_ice import RestartableConnection, make_restartable
+from rtcbridge.media.aiortc_tracks import Channel, InFrame, OutAudio, OutVideo
+from rtcbridge.media.port import (
     AudioFrame,
     AudioOut,
     ConnectionState,
@@ -35,18 +33,14 @@ from rtcbridge.node.engine.port import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rtcbridge.node.engine.port import I420
-
-_VIDEO_CLOCK = 90_000
-_AUDIO_QUEUE = 100  # pieces of 10 or 20 ms
+    from rtcbridge.media.aiortc_offerer import AiortcOfferer
 
 
 class AiortcEngine:
     """Makes peers on aiortc."""
 
     name = "aiortc"
+    gathers_late = False
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -60,11 +54,30 @@ class AiortcEngine:
     ) -> AiortcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
         options = _ice(ice_servers, ice_transport_policy)
-        policy = aiortc.RTCIceTransportPolicy(ice_transport_policy)
-        pc = aiortc.RTCPeerConnection(
-            aiortc.RTCConfiguration(iceServers=_servers(ice_servers), iceTransportPolicy=policy)
-        )
+        pc = _connection(ice_servers, ice_transport_policy, aiortc.RTCBundlePolicy.BALANCED)
         return AiortcPeer(pc, events, self._config, options)
+
+    def create_offerer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> AiortcOfferer:
+        """Make the offering side. Raises EngineError on an ICE server that is not valid."""
+        from rtcbridge.media.aiortc_offerer import AiortcOfferer
+
+        options = _ice(ice_servers, ice_transport_policy)
+        pc = _connection(ice_servers, ice_transport_policy, aiortc.RTCBundlePolicy.MAX_BUNDLE)
+        return AiortcOfferer(pc, events, self._config, options)
+
+
+def _connection(
+    ice_servers: Sequence[IceServer], policy: IcePolicy, bundle: aiortc.RTCBundlePolicy
+) -> aiortc.RTCPeerConnection:
+    return aiortc.RTCPeerConnection(
+        aiortc.RTCConfiguration(
+            iceServers=_servers(ice_servers),
+            iceTransportPolicy=aiortc.RTCIceTransportPolicy(policy),
+            bundlePolicy=bundle,
+        )
+    )
 
 
 def _servers(ice_servers: Sequence[IceServer]) -> list[aiortc.RTCIceServer]:
@@ -82,7 +95,7 @@ def _ice(ice_servers: Sequence[IceServer], policy: IcePolicy) -> dict[str, Any]:
 
 
 class AiortcPeer:
-    """One RTCPeerConnection of aiortc. All its candidates are in its answer."""
+    """One RTCPeerConnection of aiortc. All its candidates are in its description."""
 
     def __init__(
         self,
@@ -162,24 +175,27 @@ class AiortcPeer:
                 back = found[1] if found else None
                 if found:
                     spare.remove(found)
-            out: _VideoOut | _AudioOut | None = None
+            out: OutVideo | OutAudio | None = None
             if back is not None:
-                out = _VideoOut() if section.kind == "video" else _AudioOut()
+                out = OutVideo() if section.kind == "video" else OutAudio()
                 back.direction = "sendrecv" if back is transceiver else "sendonly"
                 back.sender.replaceTrack(out)
                 aiortc_latency.send_playout_delay(back.sender)
-            aiortc_latency.use_marker_bit(transceiver.receiver)
-            pump = self._pump_video if section.kind == "video" else self._pump_audio
-            self._tracks[section.mid] = asyncio.create_task(
-                pump(transceiver.receiver.track, cast(Any, out)), name=f"{section.kind}-in"
-            )
+            self._read(section.mid, transceiver, out)
+
+    def _read(self, mid: str, transceiver: aiortc.RTCRtpTransceiver, out: VideoOut | AudioOut | None) -> None:
+        """Read one incoming track into the events."""
+        aiortc_latency.use_marker_bit(transceiver.receiver)
+        pump = self._pump_video if transceiver.kind == "video" else self._pump_audio
+        track = pump(transceiver.receiver.track, cast(Any, out))
+        self._tracks[mid] = asyncio.create_task(track, name=f"{transceiver.kind}-in")
 
     async def _pump_video(self, track: aiortc.MediaStreamTrack, out: VideoOut | None) -> None:
         with contextlib.suppress(MediaStreamError):
             while True:
                 frame = await track.recv()
                 if isinstance(frame, AvVideoFrame):
-                    self._events.on_video_frame(_Frame(frame), out)
+                    self._events.on_video_frame(InFrame(frame), out)
 
     async def _pump_audio(self, track: aiortc.MediaStreamTrack, out: AudioOut | None) -> None:
         with contextlib.suppress(MediaStreamError):
@@ -189,13 +205,6 @@ class AiortcPeer:
                     samples = frame.to_ndarray().astype(np.int16, copy=False).tobytes()
                     channels = len(frame.layout.channels)
                     self._events.on_audio_frame(AudioFrame(samples, frame.sample_rate, channels), out)
-
-    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
-        """See `Peer.set_ice_servers`. Raises EngineError."""
-        relay = self._ice_options["transport_policy"] is TransportPolicy.RELAY
-        options = _ice(ice_servers, "relay" if relay else "all")
-        self._ice_options.clear()
-        self._ice_options.update(options)  # what restarts ICE has the same dictionary
 
     async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
         """Add a candidate of the client, None or empty: the end. Raises EngineError."""
@@ -222,6 +231,13 @@ class AiortcPeer:
     async def _add(self, candidate: aiortc.RTCIceCandidate) -> None:
         with contextlib.suppress(ValueError, OSError):  # what cannot be used is not an error of the connection
             await self._pc.addIceCandidate(candidate)
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], ice_transport_policy: IcePolicy | None = None) -> None:
+        """See `Connection.set_ice_servers`. Raises EngineError."""
+        relay = self._ice_options["transport_policy"] is TransportPolicy.RELAY
+        options = _ice(ice_servers, ice_transport_policy or ("relay" if relay else "all"))
+        self._ice_options.clear()
+        self._ice_options.update(options)  # what restarts ICE has the same dictionary
 
     async def get_stats(self) -> dict[str, Any]:
         """Return counters of the connection, see `Peer.get_stats`."""
@@ -254,7 +270,12 @@ class AiortcPeer:
             self._events.on_connection_state(self._state)
 
     def _on_data_channel(self, native: aiortc.RTCDataChannel) -> None:
-        channel = _DataChannel(native)
+        channel = self._watch_channel(native)
+        if not self._closed:
+            self._events.on_data_channel(channel)
+
+    def _watch_channel(self, native: aiortc.RTCDataChannel) -> Channel:
+        channel = Channel(native)
 
         def on_message(data: str | bytes) -> None:
             if not self._closed:
@@ -266,8 +287,7 @@ class AiortcPeer:
 
         native.on("message", on_message)
         native.on("close", on_close)
-        if not self._closed:
-            self._events.on_data_channel(channel)
+        return channel
 
 
 _STATS = {
@@ -276,112 +296,3 @@ _STATS = {
     "remote-inbound-rtp": {"roundTripTime": "round_trip_time"},
     "transport": {"bytesReceived": "bytes_received"},
 }
-
-
-class _Frame:
-    """A decoded picture of FFmpeg."""
-
-    def __init__(self, native: AvVideoFrame) -> None:
-        self._native: AvVideoFrame | None = native
-        self.arrival = time.monotonic()
-        self.width, self.height = native.width & ~1, native.height & ~1
-
-    def i420(self) -> I420:
-        if self._native is None:
-            raise ValueError("the frame is closed")
-        native = self._native
-        if native.format.name != "yuv420p":
-            native = native.reformat(format="yuv420p")
-        y, u, v = (_plane(plane) for plane in native.planes)
-        return i420.join(y[: native.height, : native.width], u, v)
-
-    def close(self) -> None:
-        self._native = None
-
-
-def _plane(plane: Any) -> NDArray[np.uint8]:
-    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
-
-
-class _VideoOut(aiortc.MediaStreamTrack):
-    """A track with a place for one picture: what the encoder did not take in time is replaced."""
-
-    kind = "video"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._picture: I420 | None = None
-        self._ready = asyncio.Event()
-        self._start = time.monotonic()
-        self._last_pts = -1
-
-    def send(self, picture: I420) -> None:
-        self._picture = picture
-        self._ready.set()
-
-    def stop(self) -> None:
-        super().stop()
-        self._ready.set()
-
-    async def recv(self) -> AvVideoFrame:
-        await self._ready.wait()
-        self._ready.clear()
-        if self.readyState != "live" or self._picture is None:
-            raise MediaStreamError
-        frame = AvVideoFrame.from_ndarray(np.ascontiguousarray(self._picture), format="yuv420p")
-        pts = max(self._last_pts + 1, int((time.monotonic() - self._start) * _VIDEO_CLOCK))
-        frame.pts = self._last_pts = pts
-        frame.time_base = Fraction(1, _VIDEO_CLOCK)
-        return frame
-
-
-class _AudioOut(aiortc.MediaStreamTrack):
-    """A track with a short queue; what does not fit is dropped, oldest first."""
-
-    kind = "audio"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._queue: deque[AudioFrame] = deque(maxlen=_AUDIO_QUEUE)
-        self._ready = asyncio.Event()
-        self._pts = 0
-
-    def send(self, frame: AudioFrame) -> None:
-        self._queue.append(frame)
-        self._ready.set()
-
-    def stop(self) -> None:
-        super().stop()
-        self._ready.set()
-
-    async def recv(self) -> AvAudioFrame:
-        while not self._queue and self.readyState == "live":
-            self._ready.clear()
-            await self._ready.wait()
-        if self.readyState != "live":
-            raise MediaStreamError
-        piece = self._queue.popleft()
-        samples = np.frombuffer(piece.samples, np.int16).reshape(1, -1)
-        frame = AvAudioFrame.from_ndarray(samples, format="s16", layout="mono" if piece.channels == 1 else "stereo")
-        frame.sample_rate = piece.sample_rate
-        frame.time_base = Fraction(1, piece.sample_rate)
-        frame.pts = self._pts
-        self._pts += samples.shape[1] // piece.channels
-        return frame
-
-
-class _DataChannel:
-    def __init__(self, native: aiortc.RTCDataChannel) -> None:
-        self._native = native
-
-    @property
-    def label(self) -> str:
-        return self._native.label
-
-    @property
-    def buffered_amount(self) -> int:
-        return self._native.bufferedAmount
-
-    def send(self, data: str) -> None:
-        with contextlib.suppress(aiortc.InvalidStateError, ConnectionError):
-            self._native.send(data)

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import structlog
 import webrtc
 
-from rtcbridge.node.engine import i420, sdp
-from rtcbridge.node.engine.port import (
-    AudioFrame,
-    AudioOut,
+from rtcbridge.media import sdp
+from rtcbridge.media.port import (
     ConnectionState,
     EngineConfig,
     EngineError,
     IcePolicy,
     IceServer,
     PeerEvents,
-    VideoOut,
 )
+from rtcbridge.media.wrtc_tracks import Channel, InTrack, OutAudio, OutVideo
 
 if TYPE_CHECKING:
-    from rtcbridge.node.engine.port import I420
+    from rtcbridge.media.wrtc_offerer import WrtcOfferer
 
 log = structlog.get_logger()
 
@@ -42,6 +38,7 @@ class WrtcEngine:
     """Makes peers on libwebrtc."""
 
     name = "wrtc"
+    gathers_late = True
 
     def __init__(self, config: EngineConfig) -> None:
         self._config = config
@@ -55,30 +52,46 @@ class WrtcEngine:
         self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
     ) -> WrtcPeer:
         """Make a peer. Raises EngineError on an ICE server that is not valid."""
-        ice = _ice(ice_servers, ice_transport_policy)
+        ice = _Ice(ice_transport_policy, "balanced")
+        return WrtcPeer(ice.connection(ice_servers), events, self._config, ice)
+
+    def create_offerer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> WrtcOfferer:
+        """Make the offering side. Raises EngineError on an ICE server that is not valid."""
+        from rtcbridge.media.wrtc_offerer import WrtcOfferer
+
+        ice = _Ice(ice_transport_policy, "max-bundle")
+        return WrtcOfferer(ice.connection(ice_servers), events, self._config, ice)
+
+
+@dataclass
+class _Ice:
+    """What a connection's configuration has beside its servers."""
+
+    policy: IcePolicy
+    bundle: Literal["balanced", "max-bundle"]
+
+    def connection(self, ice_servers: Sequence[IceServer]) -> webrtc.RTCPeerConnection:
         try:
-            pc = webrtc.RTCPeerConnection(ice)
+            return webrtc.RTCPeerConnection(self.configuration(ice_servers))
         except (webrtc.RTCException, ValueError, TypeError) as error:
             raise EngineError(f"ice_servers: {error}") from None
-        return WrtcPeer(pc, events, self._config, ice_transport_policy)
 
-
-def _ice(ice_servers: Sequence[IceServer], policy: IcePolicy) -> webrtc.RTCConfiguration:
-    servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
-    return webrtc.RTCConfiguration(ice_servers=servers, ice_transport_policy=policy)
+    def configuration(self, ice_servers: Sequence[IceServer]) -> webrtc.RTCConfiguration:
+        servers = [webrtc.RTCIceServer(list(s.urls), s.username, s.credential) for s in ice_servers]
+        return webrtc.RTCConfiguration(ice_servers=servers, bundle_policy=self.bundle, ice_transport_policy=self.policy)
 
 
 class WrtcPeer:
     """One RTCPeerConnection of libwebrtc."""
 
-    def __init__(
-        self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig, ice_policy: IcePolicy = "all"
-    ) -> None:
+    def __init__(self, pc: webrtc.RTCPeerConnection, events: PeerEvents, config: EngineConfig, ice: _Ice) -> None:
         self._pc = pc
-        self._ice_policy = ice_policy
+        self._ice = ice
         self._events = events
         self._config = config
-        self._tracks: dict[str, _Track] = {}
+        self._tracks: dict[str, InTrack] = {}
         self._dtls: webrtc.RTCDtlsTransport | None = None
         self._remote_closed = False
         self._closed = False
@@ -129,12 +142,12 @@ class WrtcPeer:
             if directions[mid] == "sendonly":
                 same = (m for m, t in spare.items() if t.receiver.track.kind.value == kind)
                 back = spare.pop(next(same, ""), None)
-            out: _VideoOut | _AudioOut | None = None
+            out: OutVideo | OutAudio | None = None
             if back is not None:
-                out = _VideoOut() if kind == "video" else _AudioOut()
+                out = OutVideo() if kind == "video" else OutAudio()
                 back.direction = "sendrecv" if back is transceiver else "sendonly"
                 await back.sender.replace_track(out.track)
-            self._tracks[mid] = _Track(transceiver.receiver.track, out, self._events)
+            self._tracks[mid] = InTrack(transceiver.receiver.track, out, self._events)
 
     async def _limit_bitrate(self) -> None:
         for sender in self._pc.get_senders():
@@ -155,13 +168,6 @@ class WrtcPeer:
         if self._dtls is not None:
             self._dtls.on("statechange", self._on_dtls_state)
 
-    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
-        """See `Peer.set_ice_servers`. Raises EngineError."""
-        try:
-            self._pc.set_configuration(_ice(ice_servers, self._ice_policy))
-        except (webrtc.RTCException, ValueError, TypeError) as error:
-            raise EngineError(f"ice_servers: {error}") from None
-
     async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
         """Add a candidate of the client, None or empty: the end. Raises EngineError."""
         candidate = candidate or {}
@@ -176,6 +182,15 @@ class WrtcPeer:
             )
         except (webrtc.RTCException, ValueError, TypeError) as error:
             raise EngineError(f"the candidate cannot be added: {error}") from None
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], ice_transport_policy: IcePolicy | None = None) -> None:
+        """See `Connection.set_ice_servers`. Raises EngineError."""
+        ice = replace(self._ice, policy=ice_transport_policy or self._ice.policy)
+        try:
+            self._pc.set_configuration(ice.configuration(ice_servers))
+        except (webrtc.RTCException, ValueError, TypeError) as error:
+            raise EngineError(f"ice_servers: {error}") from None
+        self._ice = ice
 
     async def get_stats(self) -> dict[str, Any]:
         """Return counters of the connection, see `Peer.get_stats`."""
@@ -218,8 +233,10 @@ class WrtcPeer:
             self._events.on_connection_state(self._pc.connection_state.value)
 
     def _on_data_channel(self, event: webrtc.RTCDataChannelEvent) -> None:
-        channel = _DataChannel(event.channel)
-        native = event.channel
+        self._watch_channel(event.channel)
+
+    def _watch_channel(self, native: webrtc.RTCDataChannel) -> Channel:
+        channel = Channel(native)
 
         def on_message(message: webrtc.MessageEvent) -> None:
             if isinstance(message.data, str | bytes):
@@ -231,6 +248,7 @@ class WrtcPeer:
             self._events.on_data_channel(channel)
         else:
             native.once("open", lambda _event: self._events.on_data_channel(channel))
+        return channel
 
 
 _STATS = {
@@ -247,141 +265,3 @@ _STATS = {
     },
     "candidate-pair": {"current_round_trip_time": "round_trip_time"},
 }
-
-
-class _Frame:
-    """A decoded picture of libwebrtc."""
-
-    def __init__(self, native: webrtc.VideoFrame) -> None:
-        self._native = native
-        self.arrival = time.monotonic()
-        sides = native.coded_width & ~1, native.coded_height & ~1
-        self.width, self.height = sides if native.rotation % 180 == 0 else sides[::-1]
-
-    def i420(self) -> I420:
-        native = self._native
-        width, height = native.coded_width & ~1, native.coded_height & ~1
-        rect = webrtc.DOMRectInit(0, 0, width, height)
-        if native.format == "I420":
-            picture = np.empty((height * 3 // 2, width), np.uint8)
-            # The public copy_to makes a future and so is bound to the loop; the copy itself is not.
-            native._copy_to(picture.data.cast("B"), webrtc.VideoFrameCopyToOptions(rect=rect))
-        else:
-            import cv2
-
-            rgba = np.empty((height, width, 4), np.uint8)
-            native._copy_to(rgba.data.cast("B"), webrtc.VideoFrameCopyToOptions(rect=rect, format="RGBA"))
-            picture = np.asarray(cv2.cvtColor(rgba, cv2.COLOR_RGBA2YUV_I420), np.uint8)
-        return i420.rotate(picture, native.rotation)
-
-    def close(self) -> None:
-        self._native.close()
-
-
-class _Track:
-    """Reads one incoming track into the events."""
-
-    def __init__(self, track: webrtc.MediaStreamTrack, out: _VideoOut | _AudioOut | None, events: PeerEvents) -> None:
-        self._out = out
-        self._processor = webrtc.MediaStreamTrackProcessor(webrtc.MediaStreamTrackProcessorInit(track))
-        pump: Any = _pump_video if track.kind == "video" else _pump_audio
-        self._task = asyncio.create_task(pump(self._processor, out, events), name=f"{track.kind.value}-in")
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        if self._out is not None:
-            await self._out.close()
-
-
-async def _pump_video(processor: Any, out: VideoOut | None, events: PeerEvents) -> None:
-    async for frame in processor.readable:
-        events.on_video_frame(_Frame(frame), out)
-
-
-async def _pump_audio(processor: Any, out: AudioOut | None, events: PeerEvents) -> None:
-    options = webrtc.AudioDataCopyToOptions(plane_index=0, format="s16")
-    async for data in processor.readable:
-        with data:
-            samples = bytearray(data.allocation_size(options))
-            data.copy_to(samples, options)
-            frame = AudioFrame(bytes(samples), int(data.sample_rate), data.number_of_channels)
-        events.on_audio_frame(frame, out)
-
-
-class _Out:
-    """Writes to a generated track; a write after its end closes what was to be written."""
-
-    def __init__(self, track: webrtc.MediaStreamTrack, writable: Any) -> None:
-        self.track = track
-        self._writer = writable.get_writer()
-        self._open = True
-
-    def _write(self, item: Any) -> None:
-        if not self._open:
-            item.close()
-            return
-
-        def done(future: asyncio.Future[None]) -> None:
-            if future.cancelled() or future.exception() is not None:
-                self._open = False
-                item.close()
-
-        self._writer.write(item).add_done_callback(done)
-
-    async def close(self) -> None:
-        self._open = False
-        with contextlib.suppress(Exception):
-            await self._writer.close()
-
-
-class _VideoOut(_Out):
-    def __init__(self) -> None:
-        self._generator = webrtc.VideoTrackGenerator()
-        super().__init__(self._generator.track, self._generator.writable)
-
-    def send(self, picture: I420) -> None:
-        rows, width = picture.shape
-        init = webrtc.VideoFrameBufferInit(
-            format="I420", coded_width=width, coded_height=rows * 2 // 3, timestamp=time.monotonic_ns() // 1000
-        )
-        self._write(webrtc.VideoFrame(np.ascontiguousarray(picture).data.cast("B"), init))
-
-
-class _AudioOut(_Out):
-    def __init__(self) -> None:
-        generator = webrtc.MediaStreamTrackGenerator("audio")
-        super().__init__(generator, generator.writable)
-
-    def send(self, frame: AudioFrame) -> None:
-        count = len(frame.samples) // (2 * frame.channels)
-        self._write(
-            webrtc.AudioData(
-                webrtc.AudioDataInit(
-                    format="s16",
-                    sample_rate=frame.sample_rate,
-                    number_of_frames=count,
-                    number_of_channels=frame.channels,
-                    timestamp=time.monotonic_ns() // 1000,
-                    data=frame.samples,
-                )
-            )
-        )
-
-
-class _DataChannel:
-    def __init__(self, native: webrtc.RTCDataChannel) -> None:
-        self._native = native
-
-    @property
-    def label(self) -> str:
-        return self._native.label
-
-    @property
-    def buffered_amount(self) -> int:
-        return self._native.buffered_amount
-
-    def send(self, data: str) -> None:
-        # The channel may close between a check and the call, on another thread.
-        with contextlib.suppress(webrtc.RTCException):
-            self._native.send(data)

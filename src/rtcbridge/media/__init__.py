@@ -1,13 +1,13 @@
-"""The engine port: what the node needs of a WebRTC library, and the choice between the two that provide it.
+"""The engine port: what a peer needs of a WebRTC library, and the choice between the two that provide it.
 
-Only `wrtc_engine` and `aiortc_engine` import a WebRTC library; everything else knows `port`.
+Only the modules `wrtc_…` and `aiortc_…` import a WebRTC library; everything else knows `port`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from rtcbridge.node.engine.port import (
+from rtcbridge.media.port import (
     AudioFrame,
     Engine,
     EngineConfig,
@@ -33,13 +33,13 @@ __all__ = [
 
 
 def _wrtc(config: EngineConfig) -> Engine:
-    from rtcbridge.node.engine.wrtc_engine import WrtcEngine
+    from rtcbridge.media.wrtc_engine import WrtcEngine
 
     return WrtcEngine(config)
 
 
 def _aiortc(config: EngineConfig) -> Engine:
-    from rtcbridge.node.engine.aiortc_engine import AiortcEngine
+    from rtcbridge.media.aiortc_engine import AiortcEngine
 
     return AiortcEngine(config)
 

@@ -14,7 +14,7 @@ from aiortc.jitterbuffer import JitterBuffer, JitterFrame
 from aiortc.rtcrtpparameters import RTCRtpHeaderExtensionParameters, RTCRtpParameters
 from aiortc.rtp import HeaderExtensions, HeaderExtensionsMap
 
-from rtcbridge.node.engine.sdp import PLAYOUT_DELAY
+from rtcbridge.media.sdp import PLAYOUT_DELAY
 
 log = structlog.get_logger()
 

@@ -1,7 +1,8 @@
-"""What the node asks of a WebRTC library (names after the W3C WebRTC recommendation).
+"""What is asked of a WebRTC library (names after the W3C WebRTC recommendation).
 
-A `Peer` is the answering side of one RTCPeerConnection. All its methods and all callbacks of `PeerEvents`
-run on the event loop; only the frames' `i420()` may be called from another thread.
+A `Peer` is the answering side of one RTCPeerConnection, a node's; an `Offerer` is the offering side, a client's. All
+their methods and all callbacks of `PeerEvents` run on the event loop; only the frames' `i420()` may be called from
+another thread.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 Kind = Literal["audio", "video"]
 ConnectionState = Literal["new", "connecting", "connected", "disconnected", "failed", "closed"]
 """RTCPeerConnectionState, W3C WebRTC 4.3.3."""
-
 IcePolicy = Literal["all", "relay"]
 """RTCIceTransportPolicy, W3C WebRTC 4.2.3."""
 
@@ -88,14 +88,14 @@ class AudioFrame:
 
 
 class VideoOut(Protocol):
-    """The track that goes back to the client."""
+    """The track that goes to the other side."""
 
     def send(self, picture: I420) -> None:
         """Send a copy of the picture, now. On the loop; never blocks; after the track ended it does nothing."""
 
 
 class AudioOut(Protocol):
-    """The sound track that goes back to the client."""
+    """The sound track that goes to the other side."""
 
     def send(self, frame: AudioFrame) -> None:
         """Send, now. On the loop; never blocks; after the track ended it does nothing."""
@@ -126,13 +126,13 @@ class PeerEvents(Protocol):
         """`connection_state` changed."""
 
     def on_video_frame(self, frame: VideoFrame, out: VideoOut | None) -> None:
-        """A picture came in; `out` is the track that its answer belongs on. The receiver closes the frame."""
+        """A picture came in; `out` is the track of its section the other way. The receiver closes the frame."""
 
     def on_audio_frame(self, frame: AudioFrame, out: AudioOut | None) -> None:
-        """Sound came in; `out` is the track that its answer belongs on."""
+        """Sound came in; `out` is the track of its section the other way."""
 
     def on_data_channel(self, channel: DataChannel) -> None:
-        """The client's channel opened."""
+        """A channel opened, whichever side made it."""
 
     def on_message(self, channel: DataChannel, data: str | bytes) -> None:
         """A message came on a channel."""
@@ -141,33 +141,27 @@ class PeerEvents(Protocol):
         """A channel closed."""
 
 
-class Peer(Protocol):
-    """The answering side of one RTCPeerConnection."""
+class Connection(Protocol):
+    """What both sides of one RTCPeerConnection can do."""
 
     @property
     def connection_state(self) -> ConnectionState:
         """The state as last reported."""
 
-    async def answer(self, offer: str) -> str:
-        """Apply an offer, the first or a later one, and return the answer's SDP.
-
-        Raises:
-            EngineError: the offer cannot be parsed, applied or answered. A first offer that failed leaves a
-                peer that can only be closed; a later one leaves the connection as it was.
-        """
-
-    def set_ice_servers(self, ice_servers: Sequence[IceServer]) -> None:
-        """Ask these from the next ICE restart on; the candidates that are there stay in use.
-
-        Raises:
-            EngineError: an ICE server is not valid; nothing has changed.
-        """
-
     async def add_ice_candidate(self, candidate: Mapping[str, Any] | None) -> None:
-        """Add a candidate of the client; None or an empty `candidate` means end-of-candidates (RFC 8838).
+        """Add a candidate of the other side; None or an empty `candidate` means end-of-candidates (RFC 8838).
 
         Raises:
             EngineError: it cannot be parsed, or belongs to no media section.
+        """
+
+    def set_ice_servers(self, ice_servers: Sequence[IceServer], ice_transport_policy: IcePolicy | None = None) -> None:
+        """Ask these from the next ICE restart on; the candidates that are there stay in use.
+
+        An offerer whose engine gathers late asks them from the next `gather` on. None leaves the policy as it was.
+
+        Raises:
+            EngineError: an ICE server is not valid; nothing has changed.
         """
 
     async def get_stats(self) -> dict[str, Any]:
@@ -177,10 +171,57 @@ class Peer(Protocol):
         """Close for good and release everything. A second call does nothing."""
 
 
+class Peer(Connection, Protocol):
+    """The answering side of one RTCPeerConnection."""
+
+    async def answer(self, offer: str) -> str:
+        """Apply an offer, the first or a later one, and return the answer's SDP.
+
+        Raises:
+            EngineError: the offer cannot be parsed, applied or answered. A first offer that failed leaves a
+                peer that can only be closed; a later one leaves the connection as it was.
+        """
+
+
+class Offerer(Connection, Protocol):
+    """The offering side of one RTCPeerConnection. Tracks and channels are made before the first offer."""
+
+    def add_video(self) -> VideoOut:
+        """Make a section for pictures both ways, and return the track that is sent."""
+
+    def add_audio(self) -> AudioOut:
+        """Make a section for sound both ways, and return the track that is sent."""
+
+    def create_data_channel(self, label: str) -> DataChannel:
+        """Make a reliable, ordered channel; `on_data_channel` says when it is open."""
+
+    async def offer(self, restart: bool = False) -> str:
+        """Make an offer and return its SDP. Where the engine gathers late, `gather` must follow.
+
+        Args:
+            restart: look for another path to the other side (an ICE restart, RFC 8445 section 9).
+
+        Raises:
+            EngineError: it cannot be made.
+        """
+
+    async def gather(self) -> None:
+        """Put the last offer in force on this side, and begin to gather candidates. Raises EngineError."""
+
+    async def accept(self, answer: str) -> None:
+        """Apply the answer to the last offer; when there is no offer to be answered, do nothing.
+
+        Raises:
+            EngineError: it cannot be parsed or applied.
+        """
+
+
 class Engine(Protocol):
     """A WebRTC library."""
 
     name: str
+    gathers_late: bool
+    """Whether an offer can be made, and sent, before it is known which servers to ask."""
 
     def create_peer(
         self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
@@ -188,6 +229,15 @@ class Engine(Protocol):
         """Make a peer that will ask `ice_servers`, and no others.
 
         With the policy `relay` it has and uses relayed candidates only.
+
+        Raises:
+            EngineError: an ICE server is not valid.
+        """
+
+    def create_offerer(
+        self, events: PeerEvents, ice_servers: Sequence[IceServer] = (), ice_transport_policy: IcePolicy = "all"
+    ) -> Offerer:
+        """Make the offering side; the rest is as of `create_peer`.
 
         Raises:
             EngineError: an ICE server is not valid.

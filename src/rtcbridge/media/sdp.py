@@ -69,6 +69,18 @@ def without_empty_end(sdp: str) -> str:
     return "".join(line for line in sdp.splitlines(keepends=True) if line.strip() != "a=end-of-candidates")
 
 
+def split_candidates(sdp: str) -> tuple[str, list[str], bool]:
+    """Take the ICE candidates out of an SDP.
+
+    Returns:
+        the SDP without them; each of them once, as `candidate:…`; and whether it says that these are all.
+    """
+    lines = sdp.splitlines()
+    found = dict.fromkeys(line.removeprefix("a=") for line in lines if line.startswith("a=candidate:"))
+    rest = [line for line in lines if line != "a=end-of-candidates" and not line.startswith("a=candidate:")]
+    return "\r\n".join(rest) + "\r\n", list(found), bool(found) and "a=end-of-candidates" in lines
+
+
 def with_start_bitrate(sdp: str, kbps: int) -> str:
     """Return `sdp` with `x-google-start-bitrate` on every video codec that has none.
 

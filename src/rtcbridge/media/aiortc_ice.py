@@ -67,9 +67,9 @@ class RestartableConnection:
             setattr(self._next or self._active, name, value)
 
     async def prepare(self) -> None:
-        """Begin a restart: gather under new credentials, which the next answer will carry."""
+        """Begin a restart: gather under new credentials, which the next description will carry."""
         await self.cancel()
-        self._next = connection = Connection(ice_controlling=False, **self._options)
+        self._next = connection = Connection(ice_controlling=self._active.ice_controlling, **self._options)
         self._gatherer._remote_candidates_end = False
         await connection.gather_candidates()
 
