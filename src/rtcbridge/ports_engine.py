@@ -61,6 +61,7 @@ class News(Enum):
     LOST = "lost"  # to the session's owner: its slot is gone
     MOVED = "moved"  # to the session's owner: its node has a new socket, maybe at another replica, or none any more
     ORPHAN = "orphan"  # to the replica that has or now gets the node's socket: hold or release this ownerless session
+    MAYBE = "maybe"  # to the replica with the node's socket: a reservation is gone with its owner; was its offer sent?
     TAKEN = "taken"  # to who was the session's owner: another replica is now
     DOUBTED = "doubted"  # to the session's owner: it was told again to an engine that did not know it; it may be over
     REPLACED = "replaced"  # to the replica with an older socket of the node: another one counts, with this epoch

@@ -195,7 +195,8 @@ async def test_live_sessions_outlive_their_replica_and_are_taken_over(make):
     await a.store.begin("live")
     await a.engine.kill()
     await b.until(lambda: bool(b.wakes))
-    assert [(wake.news, wake.session, wake.node) for wake in b.wakes] == [(News.ORPHAN, "live", "n1")]
+    assert [(wake.session, wake.node) for wake in b.news(News.ORPHAN)] == [("live", "n1")]
+    assert [(wake.session, wake.node) for wake in b.news(News.MAYBE)] == [("reserved", "n1"), ("waits", "n1")]
     view = await b.store.look()
     assert list(view.sessions) == ["live"]
     assert (view.line, view.replicas) == ([], [b.engine.replica])

@@ -6,6 +6,7 @@ distributed termination detection").
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
 from wire.live import Program
+from wire.sockets import PATIENCE
 
 _PAUSE = 0.01  # seconds between two looks
 _OURS = ("rtcbridge_engine_", "rtcbridge_bus_")
@@ -55,14 +57,16 @@ class Quiet:
         self._looking = asyncio.Lock()
 
     async def wait(self, pool: str) -> None:
-        """Wait until nothing of a pool is under way."""
+        """Wait until nothing of a pool is under way. Raises AssertionError if that is never so."""
         before: Look | None = None
+        until = time.monotonic() + 2 * PATIENCE
         while any(replica.port for replica in self._replicas):
             look = await self._look()
             if before is not None and not before.pending[pool] and not look.pending[pool]:
                 there = all(had >= sent for had, sent in zip(look.received, before.sent, strict=True))
                 if there and look.begun[pool] == before.begun[pool]:
                     return
+            assert time.monotonic() < until, f"never calm: {before}, {look}"
             before = look
             await asyncio.sleep(_PAUSE)
 

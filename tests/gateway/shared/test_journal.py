@@ -13,6 +13,7 @@ from gateway.shared.replicas import Replica, replicas, until
 from rtcbridge.config import Nodes, Sessions
 from rtcbridge.drivers.ledger import SessionLedger, open_store
 from rtcbridge.gateway.shared.records import open_rows
+from rtcbridge.gateway.shared.slots import SlotLink
 from rtcbridge.ports import SessionRow
 from rtcbridge.testing import FakeNode
 
@@ -36,6 +37,12 @@ class Mute:
 def mute(replica: Replica) -> None:
     """Let nothing that this one records be written."""
     replica.bridge.ledger = Mute(replica.bridge.ledger)
+
+
+def node_link(replica: Replica) -> SlotLink:
+    link = replica.bridge.links["node-1"]
+    assert isinstance(link, SlotLink)
+    return link
 
 
 async def whole(replica: Replica) -> SessionRow:
@@ -126,6 +133,27 @@ async def test_an_offer_that_went_out_before_its_bridge_could_say_so(tmp_path: P
                 assert (row.id, row.node, row.project) == (session, "node-1", "TEST01")
                 assert row.ended is not None
                 assert row.started <= row.ended
+
+
+@pytest.mark.parametrize("still", [True, False])
+async def test_an_offer_to_a_node_of_another_bridge_before_its_own_could_say_so(tmp_path: Path, still: bool) -> None:
+    """The bridge with the node's socket knows of it, whether the node still serves it or not."""
+    async with replicas(tmp_path, nodes=Nodes(heartbeat=BEAT, missed=30)) as them:
+        new, old = them.all  # the first one leads
+        mute(old)
+        (pool,) = old.bridge.shared_pools()
+        pool.begun = lambda session: None  # type: ignore[method-assign]
+        async with new.node() as node:
+            _, session = await begin(old, node)
+            old.kill()
+            if not still:
+                await node.send("session_state", session=session, state="closed")
+                await until(lambda: not node_link(new).serving)
+            them.bury(old)
+            if still:
+                await node.expect("session_end", session=session, reason="unknown")
+            row = await whole(new)
+            assert (row.id, row.node, row.project) == (session, "node-1", "TEST01")
 
 
 async def test_a_reservation_that_went_with_its_bridge_is_no_session(tmp_path: Path) -> None:

@@ -116,6 +116,8 @@ class Pool:
         match wake.news:
             case News.LOST:
                 return wake.session in self.lost
+            case News.MAYBE:
+                return True
             case News.REPLACED:
                 return node is None or node.replica == wake.replica
             case News.MOVED:
@@ -263,6 +265,7 @@ class Pool:
             elif claim.owner == replica:
                 self.leave(session)
                 self.journal.maybe(session, claim.node.id, claim.share.project, grace)
+                self.wake(claim.node.replica, News.MAYBE, session, claim.node)
         for session, waiter in list(self.waiters.items()):
             if waiter.owner == replica:
                 self.leave(session)

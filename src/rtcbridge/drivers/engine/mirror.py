@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from rtcbridge.ports_engine import Grant, News, Standing, Wake
 
+# News that are not about what this replica holds.
+_OF_OTHERS = frozenset({News.ORPHAN.value, News.MAYBE.value, News.DOUBTED.value})
+
 
 class Wish(Struct, frozen=True):
     """How a session wants to be served: see `Store.reserve`."""
@@ -139,7 +142,7 @@ class Mirror:
 
     def take(self, rumour: Rumour) -> list[Wake]:
         """Note what news say; return them if they are to be passed on."""
-        if rumour.kind in (News.ORPHAN.value, News.DOUBTED.value):
+        if rumour.kind in _OF_OTHERS:
             return [rumour.wake]
         if rumour.subject in self._calls:
             self._kept.setdefault(rumour.subject, []).append(rumour)

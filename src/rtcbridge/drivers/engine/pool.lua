@@ -393,6 +393,8 @@ local function note_maybe(claim, grace)
     session = claim.session, node = claim.node, project = claim.project, began = time, ended = time, why = 'bridge lost',
   })
   call('ZADD', MAYBE, now() + grace, claim.session)
+  local node = node_of(claim.node)
+  if node and replica_of(node) ~= '' then wake(node.replica, 'maybe', claim.session, node) end
 end
 
 -- A slot is lost with its node. Its session waits before all others from now on, until its owner lets another session

@@ -300,6 +300,8 @@ class SharedBridge(Bridge):
                 self.moved(pool, wake.node, wake.replica, wake.epoch, wake.session)
             case News.ORPHAN:
                 pool.calls.add(wake.session, partial(self.orphans.adopt, pool, wake))
+            case News.MAYBE:
+                self._say_whether_served(pool, wake)
             case News.DOUBTED:
                 self.doubts.add(pool, wake.session)
             case News.TAKEN:
@@ -307,6 +309,13 @@ class SharedBridge(Bridge):
             case News.REPLACED:
                 if (link := self.links.get(wake.node)) is not None and link.epoch < wake.epoch:
                     self.cut(link, CloseCode.POLICY, "replaced by a newer connection")
+
+    def _say_whether_served(self, pool: SharedPool, wake: Wake) -> None:
+        """The owner of a session has died, and may have sent its offer here before it could say so."""
+        link, session, node = self.links.get(wake.node), wake.session, wake.node
+        if isinstance(link, SlotLink) and link.has_served(session):
+            pool.calls.add(session, lambda: pool.store.served(node, [session]))
+            self.end_guest(session, node, "unknown")
 
     async def _taken(self, pool: SharedPool, session: str) -> None:
         """A replica that was taken for dead has a session again that this one went on with meanwhile."""

@@ -1,11 +1,13 @@
 """A node's socket at this replica, which is never sent more sessions than the node has slots."""
 
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from rtcbridge.core.messages import SESSION_ID_LENGTH
 from rtcbridge.gateway.links import Link
 from rtcbridge.gateway.timers import TimerWheel
 
+_REMEMBERED = 256  # sessions that a node has served: more than end within the lease of a replica that has died
 PATIENCE = 1.0  # seconds that an offer waits for the end of an older session, which is on its way
 _OFFER = b'{"type":"offer","session":"'
 _SESSION_END = b'{"type":"session_end","session":"'
@@ -33,7 +35,7 @@ class SlotLink(Link):
         serving: The sessions that the node serves, as far as it and this replica know.
     """
 
-    __slots__ = ("_late", "_over", "_slots", "_wheel", "pool", "serving")
+    __slots__ = ("_late", "_lately", "_over", "_slots", "_wheel", "pool", "serving")
 
     def __init__(
         self,
@@ -50,6 +52,7 @@ class SlotLink(Link):
         self.serving = set(serving)
         self._slots = slots
         self._late: dict[str, list[bytes]] = {}  # what is to be sent of sessions that wait for a slot
+        self._lately: deque[str] = deque(maxlen=_REMEMBERED)  # what the node has served, and does not any more
         self._wheel, self._over = wheel, over
 
     def send(self, *parts: bytes) -> None:
@@ -71,9 +74,15 @@ class SlotLink(Link):
         else:
             super().send_between(head, body, tail)
 
+    def has_served(self, session: str) -> bool:
+        """Whether its offer has gone to the node, now or lately."""
+        return session in self.serving or session in self._lately
+
     def ended(self, session: str) -> None:
         """The node does not serve a session any more."""
-        self.serving.discard(session)
+        if session in self.serving:
+            self.serving.discard(session)
+            self._lately.append(session)
         self._over(session)
         while self._late and len(self.serving) < self._slots:
             self._let_through(next(iter(self._late)))
