@@ -37,13 +37,14 @@ test: ## set up what the tests need, check the code, and run all tests
 	@$(MAKE) --no-print-directory check
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 	@$(BIN)/python -m pytest $(SLOW) $(ARGS)
+	@$(BIN)/python -m pytest -m cluster $(ARGS)
 	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-fast: ## the tests that need neither a browser nor servers
 	@tools/setup.sh dev
 	@$(BIN)/python -m pytest $(FAST) $(ARGS)
 
-test-cluster: ## the wire's transcripts and every fault with several bridges (minutes, and not steady yet)
+test-cluster: ## of the tests, only those with several bridges: the wire's transcripts, every fault once, a rolling restart
 	@tools/setup.sh dev
 	@tools/postgres.sh
 	@tools/haproxy.sh
