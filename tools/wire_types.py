@@ -1,4 +1,4 @@
-"""Write the TypeScript client's types of messages from `protocol/schema.json`: `python tools/wire_types.py [--check]`."""
+"""Write a client's messages in TypeScript, from `protocol/schema.json`: `python tools/wire_types.py [--check]`."""
 
 import argparse
 import json
