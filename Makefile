@@ -30,6 +30,7 @@ demo: ## set up and run everything on this machine: bridge, nodes, page
 test: ## set up what the tests need, check the code, and run all tests
 	@tools/setup.sh dev
 	@tools/chromium.sh
+	@tools/firefox.sh
 	@tools/postgres.sh
 	@tools/haproxy.sh
 	@tools/coturn.sh
@@ -67,6 +68,7 @@ check: ## format, lint, strict types, import directions, generated files
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	@$(BIN)/python tools/diagrams.py --check
 	@$(BIN)/python tools/schema.py --check
+	@$(BIN)/python tools/wire_types.py --check
 	@$(BIN)/python console/current.py
 
 format: ## format the Python code
@@ -77,10 +79,11 @@ format: ## format the Python code
 page: ## build the page and the TypeScript client (npm)
 	@tools/page.sh --build
 
-docs: ## write the generated pages of docs/, and protocol/schema.json
+docs: ## write the generated pages of docs/, protocol/schema.json, and the TypeScript types of it
 	@tools/setup.sh dev
 	@$(BIN)/python tools/diagrams.py
 	@$(BIN)/python tools/schema.py
+	@$(BIN)/python tools/wire_types.py
 
 simulate: ## simulate the reference scenario and write its table into docs/ (minutes)
 	@tools/setup.sh dev

@@ -1,41 +1,49 @@
-"""The messages of the TypeScript client are those of the schema."""
+"""The messages of the TypeScript client are those of the schema, and it knows every error."""
 
-import json
 import re
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS: dict[str, Any] = json.loads((ROOT / "protocol" / "schema.json").read_text())["$defs"]
-WIRE = (ROOT / "sdk" / "js" / "src" / "wire.ts").read_text()
-OLDER_DIALECT = {"ice_candidate"}
+sys.path.append(str(ROOT / "tools"))
+
+import wire_types  # noqa: E402 - a tool beside the package
 
 
-def declared(name: str) -> set[str]:
-    found = re.search(rf"export type {name} =(.*?);\n\n", WIRE, re.DOTALL)
-    assert found is not None
-    return set(re.findall(r'type: "(\w+)"', found[1]))
+def test_the_types_are_current() -> None:
+    tool = [sys.executable, ROOT / "tools/wire_types.py", "--check"]
+    done = subprocess.run(tool, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
-def of_schema(direction: str) -> set[str]:
-    names = [part["$ref"].rpartition("/")[2] for part in PARTS[direction]["anyOf"]]
-    return {PARTS[name]["properties"]["type"]["enum"][0] for name in names}
+def test_a_field_that_is_not_required_may_be_missing() -> None:
+    part = {
+        "description": "A thing.",
+        "properties": {
+            "type": {"enum": ["thing"]},
+            "many": {"type": "array", "items": {"anyOf": [{"type": "integer"}, {"$ref": "#/$defs/Other"}]}},
+            "any": {"anyOf": [{"type": "number"}, {"type": "integer"}, {"type": "null"}]},
+            "free": {"type": "object"},
+        },
+        "required": ["type"],
+    }
+    assert wire_types.declaration("Thing", part).splitlines() == [
+        "/** A thing. */",
+        "export interface Thing {",
+        '  type: "thing";',
+        "  many?: (number | Other)[];",
+        "  any?: number | null;",
+        "  free?: Record<string, unknown>;",
+        "}",
+    ]
 
 
-def test_it_takes_every_message_of_the_bridge() -> None:
-    assert declared("FromBridge") == of_schema("ToExtendedClient") - OLDER_DIALECT
-
-
-def test_it_sends_no_other_message_than_the_bridge_takes() -> None:
-    assert declared("ToBridge") <= of_schema("FromExtendedClient")
-
-
-@pytest.mark.parametrize("status", ["pending", "full", "waiting"])
-def test_the_statuses(status: str) -> None:
-    assert status in PARTS["Status"]["enum"]
-    assert f'"{status}"' in re.search(r"export type NodeStatus = (.*);", WIRE)[1]  # type: ignore[index]
+def test_what_it_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match="no type is known for"):
+        wire_types.expression({"type": "tuple"})
 
 
 def test_every_code_of_the_bridge_has_one_here() -> None:

@@ -158,7 +158,7 @@ export class BridgeError extends Error {
     this.name = "BridgeError";
     this.code = code;
     this.retryable = details.retryable ?? ERRORS[code].retryable;
-    this.retryAfter = details.retry_after;
+    this.retryAfter = details.retry_after ?? undefined;
   }
 }
 

@@ -104,7 +104,8 @@ export class Peer {
   candidate(candidate: IceCandidate | null): Promise<void> {
     const applied = this.#remote.then(() => {
       if (this.connection.signalingState === "closed") return;
-      return this.connection.addIceCandidate(candidate);
+      // A null text is the end of candidates on the wire; to the browser it would be the text "null".
+      return this.connection.addIceCandidate(isText(candidate) ? candidate : null);
     });
     this.#remote = applied.catch(() => undefined); // one bad candidate does not stop those behind it
     return applied;
@@ -133,6 +134,10 @@ export class Peer {
       });
     }
   }
+}
+
+function isText(candidate: IceCandidate | null): candidate is IceCandidate & { candidate: string } {
+  return typeof candidate?.candidate === "string";
 }
 
 /**

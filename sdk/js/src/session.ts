@@ -8,7 +8,16 @@ import { Peer, type Ice } from "./peer.ts";
 import type { Stats } from "./stats.ts";
 import type { SessionEvents, SessionOptions, SessionState, UpdateOptions } from "./types.ts";
 import { Updates } from "./updates.ts";
-import type { FromBridge, IceServers, Model, NodeStatus, ParamValues, Place } from "./wire.ts";
+import {
+  placeOf,
+  type FromBridge,
+  type IceCandidate,
+  type IceServers,
+  type Model,
+  type NodeStatus,
+  type ParamValues,
+  type Place,
+} from "./wire.ts";
 
 const REJOIN_DELAYS = [300, 1000, 2000, 4000, 8000]; // ms, between the attempts to come back
 const STEADY = 10_000; // ms live, after which the attempts count from zero again
@@ -266,7 +275,7 @@ export class Session extends Emitter<SessionEvents> {
     if (this.#status === "waiting") this.#negotiate();
   }
 
-  #sendCandidate(candidate: { candidate: string } | null): void {
+  #sendCandidate(candidate: IceCandidate | null): void {
     this.#bridge?.send({
       type: "candidate",
       candidate: candidate ?? { sdpMid: "0", sdpMLineIndex: 0, candidate: "" },
@@ -289,7 +298,7 @@ export class Session extends Emitter<SessionEvents> {
         this.#deadline(0);
         return this.emit("signaling", "open");
       case "node_status":
-        this.#stand(message.position === undefined ? null : { position: message.position, eta: message.eta });
+        this.#stand(placeOf(message));
         return this.#onStatus(message.status);
       case "server_provisioning":
         return this.#onStatus("pending");
@@ -303,8 +312,7 @@ export class Session extends Emitter<SessionEvents> {
           );
         });
       case "error":
-        if (message.id === undefined || !this.#updates.fail(message.id, fromMessage(message)))
-          this.#onError(fromMessage(message));
+        if (!this.#updates.fail(message.id, fromMessage(message))) this.#onError(fromMessage(message));
         return;
       case "ice_servers":
         this.#ice.iceServers = message.ice_servers;

@@ -1,6 +1,9 @@
 import { BridgeError } from "./errors.ts";
 import type { FromBridge, ParamValues, ToBridge } from "./wire.ts";
 
+/** As it comes from the bridge; ours are numbers. */
+type UpdateId = (FromBridge & { type: "updated" })["id"];
+
 interface Request {
   resolve(values: ParamValues): void;
   reject(error: BridgeError): void;
@@ -30,11 +33,11 @@ export class Updates {
 
   /** Take an acknowledgement. */
   receive(message: FromBridge & { type: "updated" }): void {
-    if (message.id !== undefined) this.#take(message.id)?.resolve(message.values);
+    this.#take(message.id)?.resolve(message.values);
   }
 
   /** Take the error that answers a change; false if it answers none. */
-  fail(id: number, error: BridgeError): boolean {
+  fail(id: UpdateId, error: BridgeError): boolean {
     const request = this.#take(id);
     request?.reject(error);
     return request !== undefined;
@@ -64,7 +67,8 @@ export class Updates {
       request.timer = setTimeout(() => this.fail(id, new BridgeError("timeout")), this.#timeout);
   }
 
-  #take(id: number): Request | undefined {
+  #take(id: UpdateId): Request | undefined {
+    if (typeof id !== "number") return undefined; // not one of ours
     const request = this.#requests.get(id);
     clearTimeout(request?.timer);
     this.#requests.delete(id);

@@ -1,48 +1,51 @@
 /**
- * The client API: every message that crosses the socket, and the model's messages on `control`.
+ * The client API as this client speaks it, and the model's messages on `control`.
  *
- * What the extension adds is optional, or marked as its own: a bridge that does not speak it sends and takes none of it.
+ * The messages of the socket are those of the schema (`wire.generated.ts`), in the newer dialect. What the extension
+ * adds to a documented message may be missing: a bridge that does not speak it sends none of it.
  */
+
+import type {
+  ExtendedError,
+  FromClient,
+  FromExtendedClient,
+  IceServer,
+  ToClient,
+  ToExtendedClient,
+} from "./wire.generated.ts";
 
 /** The extension's name as a WebSocket subprotocol. */
 export const SUBPROTOCOL = "rtcbridge.v2";
 
-export interface IceCandidate {
-  candidate: string;
-  sdpMid?: string | null;
-  sdpMLineIndex?: number | null;
-}
+export type { CandidateInit as IceCandidate, Status as NodeStatus } from "./wire.generated.ts";
 
-export type ToBridge =
-  | { type: "CREDENTIAL"; payload: { credential: string } }
-  | { type: "session_start" }
-  | { type: "offer"; sdp: string }
-  | { type: "candidate"; candidate: IceCandidate }
-  // of the extension
-  | { type: "update"; id: number; params: ParamValues }
-  | { type: "session_resume"; resume: string; received: number }
-  | { type: "ack"; received: number };
+type OlderDialect = "ice_candidate";
+type Named<M extends { type: string }, T> = Extract<M, { type: T }>;
 
-export type NodeStatus = "pending" | "full" | "waiting";
+/** What the schema leaves open, and this client does not: the dialect, and the values of parameters. */
+type Closed<M extends { type: string }> = M &
+  (M["type"] extends "offer" | "answer" ? { sdp: string } : unknown) &
+  (M["type"] extends "update" ? { id: number; params: ParamValues } : unknown) &
+  (M["type"] extends "updated" ? { values: ParamValues } : unknown);
 
-export type FromBridge =
-  | ({ type: "auth_success"; session?: string; resume?: string } & Partial<IceServers>)
-  | ({ type: "node_status"; status: NodeStatus } & Partial<Place>)
-  | { type: "server_provisioning" }
-  | ({ type: "error"; message: string; id?: number } & ErrorDetails)
-  | { type: "answer"; sdp: string }
-  | { type: "candidate"; candidate: IceCandidate | null }
-  // of the extension
-  | { type: "ice_servers"; ice_servers: RTCIceServer[] }
-  | { type: "updated"; id?: number; values: ParamValues }
-  | { type: "session_resume"; session: string; received: number; anew?: boolean }
-  | { type: "session_end"; reason: string }
-  | { type: "ack"; received: number }
-  | { type: "reconnect" };
+/** A message of either kind of bridge: what only the extension has is optional. */
+type Heard<T> = T extends ToClient["type"]
+  ? Named<ToClient, T> & Partial<Named<ToExtendedClient, T>>
+  : Named<ToExtendedClient, T>;
+
+type Said = Exclude<FromClient | FromExtendedClient, { type: OlderDialect }>;
+
+/** Every message that is sent to the bridge. */
+export type ToBridge = { [T in Said["type"]]: Closed<Named<Said, T>> }[Said["type"]];
+
+/** Every message that comes from the bridge. */
+export type FromBridge = {
+  [T in Exclude<ToExtendedClient["type"], OlderDialect>]: Closed<Heard<T>>;
+}[Exclude<ToExtendedClient["type"], OlderDialect>];
 
 /** What candidates are to be gathered with. */
 export interface IceServers {
-  ice_servers: RTCIceServer[];
+  ice_servers: IceServer[];
   ice_transport_policy: RTCIceTransportPolicy;
 }
 
@@ -52,12 +55,13 @@ export interface Place {
   eta?: number | undefined;
 }
 
-/** What the extension says of an error; `retry_after` is in seconds. */
-export interface ErrorDetails {
-  code?: string;
-  retryable?: boolean;
-  retry_after?: number;
+/** The place that a status tells; null when it tells none. */
+export function placeOf({ position, eta }: FromBridge & { type: "node_status" }): Place | null {
+  return typeof position === "number" ? { position, eta: eta ?? undefined } : null;
 }
+
+/** What the extension says of an error; `retry_after` is in seconds. */
+export type ErrorDetails = Partial<Pick<ExtendedError, "code" | "retryable" | "retry_after">>;
 
 export type ParamValue = string | number | boolean;
 export type ParamValues = Record<string, ParamValue>;
