@@ -106,7 +106,7 @@ class Replay:
     Args:
         vector: what is to happen.
         world: where.
-        optional: fields that messages to nodes, and to clients of the extension, may have although they are not expected.
+        optional: fields that messages to nodes, and to clients of the extension, may have without being expected.
     """
 
     def __init__(self, vector: Vector, world: World, optional: Set[str] = frozenset()) -> None:

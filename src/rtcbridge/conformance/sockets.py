@@ -51,7 +51,11 @@ class Wire:
         self._protocol.send_request(self._protocol.connect())
         self._flush()
         self._reader = asyncio.create_task(self._read(stream))
-        await self._until(lambda: self._protocol.state is not State.CONNECTING or self.over)
+        await self._until(
+            lambda: (
+                self._protocol.state is not State.CONNECTING or self._protocol.handshake_exc is not None or self.over
+            )
+        )
         if self._protocol.state is not State.OPEN:
             raise MismatchError(f"no WebSocket at {url}: {self._protocol.handshake_exc or 'it closed the connection'}")
         if (self._protocol.subprotocol or "") != subprotocol:

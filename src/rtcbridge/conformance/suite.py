@@ -159,11 +159,10 @@ def why_not(vector: Vector, ground: Ground, *, slow: bool) -> str:
 
 def _claims(vector: Vector) -> bool:
     """Whether it would take a slot, or a place in the line, of whoever uses the pool."""
-    return any(step.open == "node" or "session_start" in text or "offer" in text for step, text in _texts(vector))
-
-
-def _texts(vector: Vector) -> list[tuple[Step, str]]:
-    return [(step, msgspec.json.encode(step).decode()) for step in vector.steps]
+    texts = [msgspec.json.encode(step).decode() for step in vector.steps]
+    enters = any(step.open == "client" or "$client_key" in text for step, text in zip(vector.steps, texts, strict=True))
+    asks = any("session_start" in text or "offer" in text for text in texts)
+    return any(step.open == "node" for step in vector.steps) or (enters and asks)
 
 
 def _waits(vector: Vector) -> bool:

@@ -62,7 +62,7 @@ async def _enter(world: Foreign, actor: str) -> None:
     got = await _say(world, actor, {"type": "CREDENTIAL", "payload": {"credential": key}})
     if isinstance(got, Ended):
         raise UnplayableError("the bridge refused the key")
-    if got != {"type": "auth_success"}:
+    if not isinstance(got, dict) or got.get("type") != "auth_success":
         raise UnplayableError(f"what answers at {world.target.url} is no bridge: {got}")
 
 
@@ -101,7 +101,7 @@ async def _own_pool(world: Foreign) -> None:
         status = await _hear(world, "c1")
     except MismatchError:
         status = None
-    if status != {"type": "node_status", "status": "waiting"}:
+    if not isinstance(status, dict) or status.get("status") != "waiting":
         came = "nothing" if status is None else status
         raise UnplayableError(
             f"a client of the key was sent {came} when a node came to the pool {pool!r}: "
