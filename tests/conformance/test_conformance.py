@@ -1,4 +1,4 @@
-"""`rtcbridge conformance`: ours passes, alone and in several replicas; a bridge that breaks a rule fails at that rule."""
+"""`rtcbridge conformance`: ours passes, alone and in several replicas; a bridge that breaks a rule fails there."""
 
 import asyncio
 import json
