@@ -97,7 +97,7 @@ BROKEN: list[tuple[str, Alter, int | None, str]] = [
 
 @pytest.mark.parametrize(("name", "alter", "code", "instead"), BROKEN, ids=[each[0] for each in BROKEN])
 async def test_a_broken_rule_is_found(bridge: Bridge, name: str, alter: Alter, code: int | None, instead: str) -> None:
-    more = ("--only", name, "--timeout", "3")
+    more = ("--only", f": {name}: ", "--timeout", "3")
     async with broken(bridge.url) as sound:
         status, found = await results(sound, *keys(bridge), *more)
         assert (status, failed(found)) == (0, {}), "the proxy itself breaks nothing"

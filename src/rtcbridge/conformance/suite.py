@@ -151,7 +151,7 @@ def why_not(vector: Vector, ground: Ground, *, slow: bool) -> str:
         ("$client_token" in used and "client_token" not in ground.target.values, "the bridge makes no client tokens"),
         (not ground.extended and any(step.subprotocol for step in vector.steps), "the bridge has no rtcbridge.v2"),
         (not ground.has_nodes and ("$node_key" in used or _claims(vector)), "needs --node-key and a pool of its own"),
-        (any(step.pass_ is not UNSET for step in vector.steps), "waits for shorter deadlines than the documented"),
+        (_is_short(vector), "waits for shorter deadlines than the documented"),
         (not slow and _waits(vector), "waits for a deadline: --slow"),
     )
     return next((reason for is_so, reason in reasons if is_so), "")
@@ -163,6 +163,13 @@ def _claims(vector: Vector) -> bool:
     enters = any(step.open == "client" or "$client_key" in text for step, text in zip(vector.steps, texts, strict=True))
     asks = any("session_start" in text or "offer" in text for text in texts)
     return any(step.open == "node" for step in vector.steps) or (enters and asks)
+
+
+def _is_short(vector: Vector) -> bool:
+    """Whether it cannot be waited for: max_session is hours, and clients in line are told new ETAs meanwhile."""
+    passes = any(step.pass_ is not UNSET for step in vector.steps)
+    extended = any(step.subprotocol for step in vector.steps)
+    return passes or (_waits(vector) and (extended or vector.limits == "brief"))
 
 
 def _waits(vector: Vector) -> bool:
