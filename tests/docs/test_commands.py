@@ -13,6 +13,7 @@ import pytest
 from docs.pages import PAGES, ROOT, blocks, inline, prose
 from rtcbridge import cli, config
 from rtcbridge.cli.api import ENVIRONMENT as ADMIN_ENVIRONMENT
+from rtcbridge.cli.conformance import ENVIRONMENT as CONFORMANCE_ENVIRONMENT
 from rtcbridge.cli.node import _ENVIRONMENT
 from rtcbridge.cli.send import ENVIRONMENT as SEND_ENVIRONMENT
 from rtcbridge.ports import Launch
@@ -113,6 +114,7 @@ def test_every_variable_of_the_environment_is_read() -> None:
         *_ENVIRONMENT.values(),
         *ADMIN_ENVIRONMENT.values(),
         *SEND_ENVIRONMENT.values(),
+        *CONFORMANCE_ENVIRONMENT.values(),
         *launch,
     }
     for page in [*PAGES, *(file for file in EXAMPLES if file.is_file())]:

@@ -5,11 +5,11 @@ from typing import Any
 
 from core.tiny import Limits, Peer
 from core.tiny_extended import ExtendedBridge
+from rtcbridge.conformance.replay import Ended, Frame, Operation
+from rtcbridge.conformance.vectors import Limits as LimitValues
+from rtcbridge.conformance.vectors import Vector
 from rtcbridge.core.extension import SUBPROTOCOL
 from rtcbridge.core.spec import PoolSpec, SessionSpec
-from wire.replay import Ended, Frame, Operation
-from wire.vectors import Limits as LimitValues
-from wire.vectors import Vector
 
 _AN_INSTANT = 1e-6  # seconds
 

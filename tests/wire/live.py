@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from rtcbridge.conformance.replay import Ended, Frame, Operation, Replay
+from rtcbridge.conformance.sockets import PATIENCE, Wire
+from rtcbridge.conformance.vectors import Limits, Vector
 from rtcbridge.drivers.ledger import KeyStore, open_store
 from rtcbridge.ports import TOKEN_LIFETIME, TokenTerms
-from wire.replay import Ended, Frame, Operation, Replay
-from wire.sockets import PATIENCE, Wire
-from wire.vectors import Limits, Vector
 
 _SCRIPT = Path(__file__).with_name("provider_script.py")
 _AT_ONCE = 8  # vectors that run beside each other: their waits overlap, and the machine is not crowded

@@ -14,8 +14,8 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from redis.asyncio import Redis
 
+from rtcbridge.conformance.sockets import PATIENCE
 from wire.live import Program
-from wire.sockets import PATIENCE
 
 _PAUSE = 0.01  # seconds between two looks
 _OURS = ("rtcbridge_engine_", "rtcbridge_bus_")

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.valkey import Server
+from rtcbridge.conformance.sockets import PATIENCE
+from rtcbridge.conformance.vectors import Limits, Vector
 from wire.live import Bridge, Program
 from wire.quiet import Quiet
-from wire.sockets import PATIENCE
-from wire.vectors import Limits, Vector
 
 _HAPROXY = """
 global

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rtcbridge.conformance.vectors import Vector, load, load_limits
 from wire.live import Bridge, played, running
-from wire.vectors import Vector, load, load_limits
 
 VECTORS = load()
 LIMITS = load_limits()

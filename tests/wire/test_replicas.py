@@ -8,9 +8,9 @@ import pytest
 
 from drivers.postgres_server import PostgresServer, postgres_server, programs
 from engine.valkey import Server, program
+from rtcbridge.conformance.vectors import Limits, Vector, load, load_limits
 from wire.live import played, running
 from wire.replicas import Replicas, haproxy
-from wire.vectors import Limits, Vector, load, load_limits
 
 VECTORS = load()
 LIMITS = load_limits()

@@ -2,9 +2,9 @@
 
 import pytest
 
+from rtcbridge.conformance.replay import Replay
+from rtcbridge.conformance.vectors import Vector, load, load_limits, mistakes
 from wire.inprocess import InProcess
-from wire.replay import Replay
-from wire.vectors import Vector, load, load_limits, mistakes
 
 VECTORS = load()
 LIMITS = load_limits()

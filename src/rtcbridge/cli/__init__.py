@@ -29,6 +29,7 @@ COMMANDS = {
     "pools": "rtcbridge.cli.inspect",
     "top": "rtcbridge.cli.top",
     "usage": "rtcbridge.cli.usage",
+    "conformance": "rtcbridge.cli.conformance",
     "backup": "rtcbridge.cli.backup",
     "simulate": "rtcbridge.cli.simulate",
 }

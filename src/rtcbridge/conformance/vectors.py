@@ -1,4 +1,7 @@
-"""The transcripts under `protocol/vectors`, read and checked. Their format is described in `protocol/README.md`."""
+"""The transcripts under `protocol/vectors`, read and checked. Their format is described in `protocol/README.md`.
+
+An installed package carries them with it (`pyproject.toml`); a working copy reads those of the repository.
+"""
 
 import json
 from pathlib import Path
@@ -7,7 +10,9 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
+_INSTALLED = Path(__file__).with_name("protocol")
+PROTOCOL = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).resolve().parents[3] / "protocol"
+"""The folder with `limits.json` and `vectors`."""
 
 Message: TypeAlias = dict[str, Any]
 Limits: TypeAlias = dict[str, int | float | str | list[str]]
@@ -47,16 +52,17 @@ class Step(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def verb(self) -> str:
+        """What is done."""
         return _verbs(self)[0]
 
 
-VERBS = [name for name in Step.__struct_fields__[1:] if name not in
+_VERBS = [name for name in Step.__struct_fields__[1:] if name not in
          ("register", "subprotocol", "repeat", "times", "after", "reason", "unread", "node", "answer")]  # fmt: skip
-WITHOUT_ACTOR = {"pass_", "provider", "revoke", "bridge"}
+_WITHOUT_ACTOR = {"pass_", "provider", "revoke", "bridge"}
 
 
 def _verbs(step: Step) -> list[str]:
-    return [name for name in VERBS if getattr(step, name) is not UNSET]
+    return [name for name in _VERBS if getattr(step, name) is not UNSET]
 
 
 class Vector(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,6 +78,7 @@ class Vector(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def id(self) -> str:
+        """Its file and its name: no two are the same."""
         return f"{self.file}: {self.name}"
 
     @property
@@ -107,7 +114,7 @@ def mistakes(vector: Vector) -> list[str]:
         verbs = _verbs(step)
         if len(verbs) != 1:
             found.append(f"step {number}: one thing to do, not {verbs}")
-        elif (verbs[0] in WITHOUT_ACTOR) is bool(step.at):
+        elif (verbs[0] in _WITHOUT_ACTOR) is bool(step.at):
             found.append(f"step {number}: {verbs[0]} and at={step.at!r}")
         elif verbs[0] == "provider" and step.provider is not None and not step.node:
             found.append(f"step {number}: which node?")
@@ -119,4 +126,5 @@ def mistakes(vector: Vector) -> list[str]:
 
 
 def as_json(value: object) -> bytes:
+    """The value as a frame has it, without spaces."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

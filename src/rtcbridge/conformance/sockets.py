@@ -1,6 +1,7 @@
-"""One WebSocket of a test, over the sans-IO protocol of `websockets`: every frame and every write is ours."""
+"""One WebSocket of a player, over the sans-IO protocol of `websockets`: every frame and every write is ours."""
 
 import asyncio
+import ssl
 import time
 from collections import deque
 from collections.abc import Callable
@@ -13,19 +14,27 @@ from websockets.protocol import State
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from wire.replay import Ended, Frame
+from rtcbridge.conformance.replay import Ended, Frame, MismatchError
 
-PATIENCE = 20.0  # seconds: others may be using the machine
+PATIENCE = 20.0
+"""Seconds that anything may take on a machine that others are using, too."""
 
 
 class Wire:
-    """A connection, and what came on it with the time of its coming."""
+    """A connection, and what came on it with the time of its coming, of `time.monotonic()`.
 
-    def __init__(self) -> None:
+    Args:
+        patience: seconds that the bridge has for the handshake, for a pong, and for its Close frame.
+        tls: whom to trust, for wss://.
+    """
+
+    def __init__(self, patience: float = PATIENCE, tls: ssl.SSLContext | None = None) -> None:
+        self._patience = patience
+        self._tls = tls
         self.inbox: deque[tuple[float, bytes | Ended]] = deque()
         self._protocol: ClientProtocol
         self._writer: asyncio.StreamWriter
-        self._reader: asyncio.Task[None]
+        self._reader: asyncio.Task[None] | None = None
         self._changed = asyncio.Condition()
         self._pongs: set[bytes] = set()
         self._pings = 0
@@ -33,17 +42,26 @@ class Wire:
         self.left = False  # we have gone, and what comes now is nobody's
 
     async def open(self, url: str, subprotocol: str = "") -> None:
-        """Dial. Raises OSError, or AssertionError if the handshake or the subprotocol is refused."""
+        """Dial. Raises OSError, or MismatchError if the handshake or the subprotocol is refused."""
         uri = parse_uri(url)
         offered = [Subprotocol(subprotocol)] if subprotocol else None
         self._protocol = ClientProtocol(uri, subprotocols=offered, max_size=None)
-        stream, self._writer = await asyncio.open_connection(uri.host, uri.port)
+        async with asyncio.timeout(self._patience):
+            stream, self._writer = await asyncio.open_connection(uri.host, uri.port, ssl=self._tls)
         self._protocol.send_request(self._protocol.connect())
         self._flush()
         self._reader = asyncio.create_task(self._read(stream))
-        await self._until(lambda: self._protocol.state is not State.CONNECTING or self.over)
-        assert self._protocol.state is State.OPEN, "no handshake"
-        assert (self._protocol.subprotocol or "") == subprotocol
+        await self._until(
+            lambda: (
+                self._protocol.state is not State.CONNECTING or self._protocol.handshake_exc is not None or self.over
+            )
+        )
+        if self._protocol.state is not State.OPEN:
+            raise MismatchError(f"no WebSocket at {url}: {self._protocol.handshake_exc or 'it closed the connection'}")
+        if (self._protocol.subprotocol or "") != subprotocol:
+            raise MismatchError(
+                f"the subprotocol {self._protocol.subprotocol or 'none'} instead of {subprotocol or 'none'}"
+            )
 
     def _flush(self) -> None:
         data = b"".join(self._protocol.data_to_send())
@@ -79,15 +97,19 @@ class Wire:
                     self._pongs.add(bytes(event.data))
                 elif event.opcode is Opcode.CLOSE and not self.over:
                     received = self._protocol.close_rcvd
-                    assert received is not None
-                    self.inbox.append((time.monotonic(), Ended(received.code, received.reason)))
+                    code, reason = (received.code, received.reason) if received else (1006, "")
+                    self.inbox.append((time.monotonic(), Ended(code, reason)))
                     self.over = True
             self._flush()
             self._changed.notify_all()
 
-    async def _until(self, done: Callable[[], bool], patience: float = PATIENCE) -> None:
-        async with asyncio.timeout(patience), self._changed:
-            await self._changed.wait_for(done)
+    async def _until(self, done: Callable[[], bool], patience: float | None = None) -> None:
+        limit = self._patience if patience is None else patience
+        try:
+            async with asyncio.timeout(limit), self._changed:
+                await self._changed.wait_for(done)
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {limit:g} s") from None
 
     async def send(self, frames: list[Frame]) -> None:
         """Send all of them in one write, and wait until the bridge has taken them in or has closed."""
@@ -131,6 +153,8 @@ class Wire:
 
     async def finish(self) -> None:
         """Leave nothing behind."""
+        if self._reader is None:
+            return  # it was never open
         self.drop()
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)

@@ -3,12 +3,23 @@
 import json
 import re
 from base64 import b64decode
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from wire.vectors import Step, Vector, as_json
+from rtcbridge.conformance.vectors import Step, Vector, as_json
 
 Frame = tuple[bool, bytes]  # whether it is text, and what is in it
+
+
+class MismatchError(AssertionError):
+    """The bridge did not do what a vector says; its text says what it did instead."""
+
+
+def check(is_so: bool, otherwise: str) -> None:
+    """Raise MismatchError unless it is so. An `assert` would say nothing under `python -O`."""
+    if not is_so:
+        raise MismatchError(otherwise)
 
 
 @dataclass(frozen=True)
@@ -17,6 +28,9 @@ class Ended:
 
     code: int
     reason: str
+
+    def __str__(self) -> str:
+        return f"the end ({self.code}{f', {self.reason}' if self.reason else ''})"
 
 
 @dataclass(frozen=True)
@@ -30,51 +44,92 @@ class Operation:
 
 
 class World(Protocol):
-    """What a vector acts on. Actors are named; one that opens a second time has a new socket."""
+    """What a vector acts on. Actors are named; one that opens a second time has a new socket.
+
+    Times are in seconds. `after` is the time, since the step before, at which something is to come.
+    """
 
     values: dict[str, str]  # client_key, node_key, revoked_key, client_token, pool
 
-    def node_id(self, actor: str) -> str: ...
-    async def connect(self, actor: str, path: str, subprotocol: str) -> None: ...
-    async def send(self, actor: str, frames: list[Frame]) -> None: ...
-    async def receive(self, actor: str, after: float | None) -> bytes | Ended: ...
-    async def waiting(self, actor: str) -> list[bytes | Ended]: ...
-    async def close(self, actor: str, code: int | None) -> None: ...
-    async def drop(self, actor: str) -> None: ...
-    async def let_pass(self, seconds: float) -> None: ...
-    async def operation(self, after: float | None) -> Operation: ...
-    async def answer(self, operation: Operation, accepted: bool) -> None: ...
-    async def no_operation(self) -> None: ...
-    async def revoke(self, key: str) -> None: ...
-    async def kill(self) -> None: ...
-    async def start(self) -> None: ...
-    def actors(self) -> list[str]: ...
+    def node_id(self, actor: str) -> str:
+        """The id under which an actor registers as a node."""
+
+    async def connect(self, actor: str, path: str, subprotocol: str) -> None:
+        """Open its socket at `/client` or `/node`."""
+
+    async def send(self, actor: str, frames: list[Frame]) -> None:
+        """Send in one write, and wait until the bridge has taken it in."""
+
+    async def receive(self, actor: str, after: float | None) -> bytes | Ended:
+        """Return the next frame that comes, or the end."""
+
+    async def waiting(self, actor: str) -> list[bytes | Ended]:
+        """Wait until all has come that the bridge had to say, and return what was not received yet."""
+
+    async def close(self, actor: str, code: int | None) -> None:
+        """Close with a Close frame, and wait until the bridge has noticed."""
+
+    async def drop(self, actor: str) -> None:
+        """Break the connection, and wait until the bridge has noticed."""
+
+    async def let_pass(self, seconds: float) -> None:
+        """Let time go by."""
+
+    async def operation(self, after: float | None) -> Operation:
+        """Return the next thing that the provider is asked for."""
+
+    async def answer(self, operation: Operation, accepted: bool) -> None:
+        """Let the provider accept it, or refuse."""
+
+    async def no_operation(self) -> None:
+        """Raises MismatchError if the provider was asked for anything else."""
+
+    async def revoke(self, key: str) -> None:
+        """Revoke a key."""
+
+    async def kill(self) -> None:
+        """Kill the bridge."""
+
+    async def start(self) -> None:
+        """Start it again."""
+
+    def actors(self) -> list[str]:
+        """Those that have a socket which they have not left."""
 
 
 _VALUE = re.compile(r"\$(fill:\d+|\w+(?:\(\w+\))?)")
 
 
 class Replay:
-    """One run of one vector."""
+    """One run of one vector.
 
-    def __init__(self, vector: Vector, world: World) -> None:
+    Args:
+        vector: what is to happen.
+        world: where.
+        optional: fields that messages to nodes, and to clients of the extension, may have without being expected.
+    """
+
+    def __init__(self, vector: Vector, world: World, optional: Set[str] = frozenset()) -> None:
         self.vector = vector
         self.world = world
+        self.optional = optional
+        self.extended: set[str] = set()  # whom this concerns
         self.bound: dict[str, Any] = {}
         self.ids: dict[str, str] = {}
         self.tokens: dict[str, str] = {}
         self.visits: dict[str, Any] = {}  # what each client of the extension was welcomed with
 
     async def run(self) -> None:
-        """Raises AssertionError that names the step."""
+        """Play it to its end. Raises MismatchError, which names the step."""
         for number, step in enumerate(self.vector.steps, start=1):
             try:
                 await self._do(step)
             except Exception as error:
-                raise AssertionError(f"{self.vector.id}, step {number}, {step.at} {step.verb}: {error}") from error
+                what = str(error) or type(error).__name__
+                raise MismatchError(f"{self.vector.id}, step {number}, {step.at} {step.verb}: {what}") from error
         for actor in self.world.actors():
             left = await self.world.waiting(actor)
-            assert not left, f"{self.vector.id}: {actor} was sent more: {left[:5]}"
+            check(not left, f"{self.vector.id}: {actor} was sent more: {_shown(left)}")
 
     async def _do(self, step: Step) -> None:
         verb = step.verb
@@ -90,6 +145,7 @@ class Replay:
 
     async def _open(self, step: Step) -> None:
         """Connect, say who it is, and hear that it is welcome."""
+        (self.extended.add if step.subprotocol or step.open == "node" else self.extended.discard)(step.at)
         await self.world.connect(step.at, f"/{step.open}", step.subprotocol)
         if step.open == "client":
             first = {"type": "CREDENTIAL", "payload": {"credential": "$client_key"}}
@@ -115,15 +171,13 @@ class Replay:
         elif step.verb == "flood":
             frames = [(True, as_json(self._filled(step.flood, at)))] * step.times
         elif step.verb == "flight":
-            assert isinstance(step.flight, list)
-            frames = [(True, as_json(self._filled(message, at))) for message in step.flight]
+            frames = [(True, as_json(self._filled(message, at))) for message in step.flight or ()]
         else:
             frames = [(True, as_json(self._filled(step.send, at, n))) for n in range(step.repeat)]
         await self.world.send(at, frames)
 
     async def _close(self, step: Step) -> None:
-        assert step.close is None or isinstance(step.close, int)
-        await self.world.close(step.at, step.close)
+        await self.world.close(step.at, step.close or None)
 
     async def _drop(self, step: Step) -> None:
         await self.world.drop(step.at)
@@ -136,42 +190,50 @@ class Replay:
 
     async def _match(self, at: str, pattern: Any, after: float | None, n: int = 0) -> Any:
         got = await self.world.receive(at, after)
-        assert not isinstance(got, Ended), f"{got} instead of {pattern}"
+        if isinstance(got, Ended):
+            raise MismatchError(f"{got} instead of {pattern}")
         message = json.loads(got)
-        assert self._matches(message, pattern, at, n), f"{message} instead of {pattern}"
+        check(self._matches(self._pared(message, pattern, at), pattern, at, n), f"{message} instead of {pattern}")
         return message
+
+    def _pared(self, message: Any, pattern: Any, at: str) -> Any:
+        """The message without optional fields that are not expected."""
+        if at not in self.extended or not isinstance(message, dict):
+            return message
+        return {key: value for key, value in message.items() if key in pattern or key not in self.optional}
 
     async def _expect_close(self, step: Step) -> None:
         got = await self.world.receive(step.at, step.after)
         while step.unread and not isinstance(got, Ended):
             got = await self.world.receive(step.at, None)
-        assert isinstance(got, Ended), f"{got!r} instead of the end"
-        assert got.code == step.expect_close, got
-        assert step.reason is None or got.reason == step.reason, got
+        if not isinstance(got, Ended):
+            raise MismatchError(f"{_shown([got])} instead of the end ({step.expect_close})")
+        check(got.code == step.expect_close, f"{got} instead of the end ({step.expect_close})")
+        check(step.reason is None or got.reason == step.reason, f"{got} with another reason than {step.reason!r}")
 
     async def _skip(self, step: Step) -> None:
         for frame in await self.world.waiting(step.at):
-            assert not isinstance(frame, Ended), frame
-            assert self._matches(json.loads(frame), step.skip, step.at, 0), frame
+            if isinstance(frame, Ended):
+                raise MismatchError(f"{frame} instead of {step.skip}")
+            check(self._matches(json.loads(frame), step.skip, step.at, 0), f"{_shown([frame])} instead of {step.skip}")
             await self.world.receive(step.at, None)
 
     async def _quiet(self, step: Step) -> None:
         left = await self.world.waiting(step.at)
-        assert not left, f"was sent {left[:5]}"
+        check(not left, f"{_shown(left)} instead of nothing")
 
     # --- what happens beside them ---
 
     async def _pass(self, step: Step) -> None:
-        assert isinstance(step.pass_, int | float)
-        await self.world.let_pass(step.pass_)
+        await self.world.let_pass(step.pass_ or 0.0)
 
     async def _provider(self, step: Step) -> None:
         if step.provider is None:
             await self.world.no_operation()
             return
         operation = await self.world.operation(step.after)
-        assert operation.name == step.provider, f"asked to {operation.name}"
-        assert self.ids.setdefault(step.node, operation.node) == operation.node, "asked for another node"
+        check(operation.name == step.provider, f"asked to {operation.name}")
+        check(self.ids.setdefault(step.node, operation.node) == operation.node, "asked for another node")
         self.tokens[step.node] = operation.token
         if step.answer != "later":
             await self.world.answer(operation, step.answer == "accept")
@@ -217,7 +279,7 @@ class Replay:
         if isinstance(pattern, str):
             name = pattern[1:]
             if re.fullmatch(r"\$s\d+", pattern) and name not in self.bound:
-                assert value not in self.bound.values(), f"{pattern} is not new"
+                check(value not in self.bound.values(), f"{pattern} is not new")
                 self.bound[name] = value
             return bool(value == self._filled(pattern, at, n))
         if isinstance(pattern, dict):
@@ -233,3 +295,8 @@ class Replay:
                 and all(self._matches(*pair, at, n) for pair in zip(value, pattern, strict=True))
             )
         return type(value) is type(pattern) and bool(value == pattern)
+
+
+def _shown(frames: Sequence[bytes | Ended]) -> str:
+    """What came, at most five of them."""
+    return ", ".join(str(each) if isinstance(each, Ended) else each.decode(errors="replace") for each in frames[:5])
