@@ -16,7 +16,7 @@ CHECKED := src tests benchmarks tools examples console
 # Of `make prove`: examples of the life machine, and steps in each.
 PROVE ?= 3000,60
 
-.PHONY: help demo test test-fast test-cluster prove chaos check format page docs simulate bench bench-relay bench-media bench-bridges clean
+.PHONY: help demo test test-fast test-cluster prove chaos check format page docs site simulate bench bench-relay bench-media bench-bridges clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,8 @@ check: ## format, lint, strict types, import directions, generated files
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 	@$(BIN)/python tools/diagrams.py --check
 	@$(BIN)/python tools/schema.py --check
+	@$(BIN)/python tools/reference.py --check
+	@$(BIN)/python tools/site.py --check
 	@$(BIN)/python console/current.py
 
 format: ## format the Python code
@@ -80,6 +82,11 @@ docs: ## write the generated pages of docs/, and protocol/schema.json
 	@tools/setup.sh dev
 	@$(BIN)/python tools/diagrams.py
 	@$(BIN)/python tools/schema.py
+	@$(BIN)/python tools/reference.py
+
+site: ## build the documentation site into build/site, strictly
+	@tools/setup.sh dev
+	@$(BIN)/python tools/site.py
 
 simulate: ## simulate the reference scenario and write its table into docs/ (minutes)
 	@tools/setup.sh dev
