@@ -24,7 +24,7 @@ def main() -> int:
     check = parser.parse_args().check
     stage()
     program = [sys.executable, "-m", "mkdocs", "build", "--strict", "--clean", "--quiet"]
-    status = subprocess.run(program, cwd=ROOT, check=False).returncode
+    status = subprocess.run(program, cwd=ROOT, check=False).returncode  # noqa: S603
     if check:
         shutil.rmtree(ROOT / "build" / "site", ignore_errors=True)
     return status
