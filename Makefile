@@ -16,7 +16,7 @@ CHECKED := src tests benchmarks tools examples console
 # Of `make prove`: examples of the life machine, and steps in each.
 PROVE ?= 3000,60
 
-.PHONY: help demo test test-fast test-cluster prove chaos check format page docs simulate bench bench-relay bench-media bench-bridges clean
+.PHONY: help demo test test-fast test-cluster prove chaos check format page docs site simulate bench bench-relay bench-media bench-bridges clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +30,6 @@ demo: ## set up and run everything on this machine: bridge, nodes, page
 test: ## set up what the tests need, check the code, and run all tests
 	@tools/setup.sh dev
 	@tools/chromium.sh
-	@tools/firefox.sh
 	@tools/postgres.sh
 	@tools/haproxy.sh
 	@tools/coturn.sh
@@ -69,6 +68,8 @@ check: ## format, lint, strict types, import directions, generated files
 	@$(BIN)/python tools/diagrams.py --check
 	@$(BIN)/python tools/schema.py --check
 	@$(BIN)/python tools/wire_types.py --check
+	@$(BIN)/python tools/reference.py --check
+	@$(BIN)/python tools/site.py --check
 	@$(BIN)/python console/current.py
 
 format: ## format the Python code
@@ -84,6 +85,11 @@ docs: ## write the generated pages of docs/, protocol/schema.json, and the TypeS
 	@$(BIN)/python tools/diagrams.py
 	@$(BIN)/python tools/schema.py
 	@$(BIN)/python tools/wire_types.py
+	@$(BIN)/python tools/reference.py
+
+site: ## build the documentation site into build/site, strictly
+	@tools/setup.sh dev
+	@$(BIN)/python tools/site.py
 
 simulate: ## simulate the reference scenario and write its table into docs/ (minutes)
 	@tools/setup.sh dev
