@@ -121,7 +121,8 @@ def check_nothing_is_wrong(world: World) -> Books:
     assert clients[Of.STUCK] == 0
     assert clients[Of.FOREIGN] == clients[Of.TWICE] == messages[Of.TWICE] == 0, (clients, messages)
     found = books(world)
-    # The journal of what a bridge has not written yet is in the engine: only who loses both loses a session.
+    # The journal of what a bridge has not written yet is in the engine: who loses both, or is killed while it cannot
+    # be reached, loses a session.
     both = [kill for kill in world.kills for loss in world.losses if abs(kill - loss) < BOTH]
     for began, _ in found.unknown.values():
         assert any(0 <= kill - began < BOTH for kill in both), found

@@ -90,6 +90,7 @@ def freeze_engine(world: World, chance: random.Random) -> float:
     """Connections stay, and nobody answers."""
     process = world.engine.process
     assert process is not None
+    world.losses.append(time.time())
     process.send_signal(signal.SIGSTOP)
     time.sleep(AWAY)
     process.send_signal(signal.SIGCONT)
@@ -146,13 +147,21 @@ def _ways(name: str) -> Callable[[World], list[Link]]:
 
 def pause(name: str, seconds: float) -> Callable[[World, random.Random], float]:
     """The network stands still between one replica and what is named."""
-    return lambda world, chance: _pause(chance.choice(_ways(name)(world)), seconds)
+
+    def do(world: World, chance: random.Random) -> float:
+        if name == "to_engine":
+            world.losses.append(time.time())
+        return _pause(chance.choice(_ways(name)(world)), seconds)
+
+    return do
 
 
 def cut(name: str) -> Callable[[World, random.Random], float]:
     """All connections are reset between one replica and what is named."""
 
     def do(world: World, chance: random.Random) -> float:
+        if name == "to_engine":
+            world.losses.append(time.time())
         chance.choice(_ways(name)(world)).cut()
         return time.monotonic()
 

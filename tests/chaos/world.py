@@ -133,7 +133,7 @@ class World:
         self.nodes: list[Program] = []
         self.clients: list[Program] = []
         self.kills: list[float] = []  # of replicas, times of day
-        self.losses: list[float] = []  # of the engine's data, the same
+        self.losses: list[float] = []  # of the engine: its data, or the way to it; the same
         self.balancer: Program | None = None
         self.port = free_port()  # of the balancer
         size = self.size

@@ -22,7 +22,7 @@ BLOCKS = [
     if block.info
 ]
 SAYS = {
-    "client.py": (r"\d+ [\d.]+ \(180, 320, 3\)", 60),
+    "client.py": (r"\d+ [\d.]+ \(180, 320, 3\)", 3),
     "notebook.py": (r"^0\.5 \d", 1),
     "sources.py": (r"^(File|Camera|Pictures) \(\d+, \d+, 3\)", 30),
     "states.py": (r"^(live|rejected|\d+ \{)", 3),
