@@ -4,18 +4,15 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conformance.broken import Alter, broken
-from drivers.postgres_server import PostgresServer, postgres_server, programs
-from engine.valkey import Server, program
 from rtcbridge.conformance.vectors import Vector
 from wire.live import Bridge, running
-from wire.replicas import Replicas, haproxy
 
 pytestmark = pytest.mark.slow
 
@@ -135,27 +132,3 @@ async def test_a_pool_with_somebody_elses_node(bridge: Bridge) -> None:
     await world.finish()
     assert status == 2
     assert "the pool has nodes already" in err
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    bin = programs()
-    assert bin is not None
-    with postgres_server(bin) as server:
-        yield server
-
-
-@pytest.mark.cluster
-@pytest.mark.skipif(not (programs() and program() and haproxy()), reason="needs PostgreSQL, Valkey and HAProxy")
-@pytest.mark.parametrize("count", [2, 3])
-async def test_replicas_pass(count: int, tmp_path: Path, postgres: PostgresServer) -> None:
-    valkey = Server(tmp_path / "valkey")
-    valkey.start()
-    try:
-        async with running(Replicas(tmp_path, [POOL], {}, postgres.new_database(), valkey, count)) as replicas:
-            status, found = await results(replicas.url, *keys(replicas), "--timeout", "20", "--pause", "0.4")
-    finally:
-        valkey.kill()
-    assert failed(found) == {}
-    assert status == 0
-    assert passed(found) > 90
