@@ -82,7 +82,11 @@ async def test_a_start_that_fails_is_made_good_by_others_until_nothing_is_left(t
         assert len({node for verb, node in pool.calls() if verb == "start"}) == 2
         assert pool.counts()["create"] == 2
         assert pool.counts()["destroy"] == 0  # they count until failed_timeout
-        assert {row.state for row in pool.home.nodes().values()} == {"failed"}
+        await asyncio.to_thread(
+            until,
+            lambda: {row.state for row in pool.home.nodes().values()} == {"failed"},
+            "both are in the store as failed",
+        )
         async with client(pool) as fourth:
             await fourth.send("offer", sdp="four")
             await fourth.expect("error", message=FULL)

@@ -129,6 +129,7 @@ class Life:
             assert machines.running() == [node]
             epoch = site.place.nodes()[node].epoch
             assert site.place.nodes()[node].state == "ready"
+            await site.until(site.place.sessions, "the session is in the store, within a tenth of a second")
             bridge.kill()  # media goes on without it
             await camera.until_more(10)
             bridge = site.serve()
