@@ -10,7 +10,8 @@ from starlette.routing import Route
 
 from docs.pages import ROOT, blocks
 from rtcbridge.config import RUN_TIME_SETTINGS, Config, Pool, override
-from rtcbridge.gateway.admin import MAX_BODY, MAX_PAGE, MAX_PAGE_BYTES, Admin
+from rtcbridge.gateway.admin import MAX_PAGE, MAX_PAGE_BYTES, Admin
+from rtcbridge.gateway.bodies import MAX_BODY
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.timers import TimerWheel
 from rtcbridge.gateway.views import BridgeView, NodeView, PoolView, SessionView

@@ -26,6 +26,7 @@ from rtcbridge.core.node import NodeState
 from rtcbridge.core.pool import Pool
 from rtcbridge.core.session import State
 from rtcbridge.gateway.actions import ActionError, Actions
+from rtcbridge.gateway.bodies import read_body
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.gateway.overrides import Overrides
 from rtcbridge.gateway.recent import Throttle
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
     from rtcbridge.gateway.shared.desk import Desk
 
 log = structlog.get_logger(__name__)
-
-MAX_BODY = 16 * 1024
-"""Bytes of a request's body; above it 413."""
 
 MAX_PAGE = 1000
 """Items of a page, unless `MAX_PAGE_BYTES` ends it before."""
@@ -259,7 +257,7 @@ class Admin:
         return _json(msgspec.json.encode(Viewer(self._bridge).node(node)))
 
     async def _end(self, request: Request) -> Response:
-        asked = await _body(request, _EndSession)
+        asked = await read_body(request, _EndSession)
         id = request.path_params["session"]
         reason = "ended by the operator" + (f": {asked.reason}" if asked.reason else "")
         if self.desk is not None and (there := self._elsewhere().get(id)) is not None:
@@ -276,7 +274,7 @@ class Admin:
         return _json(msgspec.json.encode(msgspec.structs.replace(view, state=entry.session.state.value)))
 
     async def _change_pool(self, request: Request) -> Response:
-        changes = await _body(request, dict[str, Any])
+        changes = await read_body(request, dict[str, Any])
         pool = self._pool(request)
         try:
             await self.overrides.change(pool, changes, request.state.key)
@@ -335,19 +333,6 @@ def _state(request: Request, states: type[_States]) -> _States | None:
     except ValueError:
         names = ", ".join(state.value for state in states)
         raise HTTPException(400, f"state: expected one of {names}, got {_shown(name)}") from None
-
-
-async def _body(request: Request, kind: type[_T]) -> _T:
-    """Return the body of a request, JSON of this type; none counts as an empty object. Raises HTTPException."""
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise HTTPException(413, f"The body is over {MAX_BODY} bytes.")
-    try:
-        return msgspec.json.decode(data or b"{}", type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise HTTPException(400, f"body: {str(error)[:200]}") from None
 
 
 def _json(content: bytes, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -11,7 +11,6 @@ import re
 from typing import Annotated
 from urllib.parse import urlsplit
 
-import msgspec
 import structlog
 from msgspec import Meta, Struct
 from starlette.exceptions import HTTPException
@@ -20,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from rtcbridge.core.errors import Error
+from rtcbridge.gateway.bodies import read_body
 from rtcbridge.gateway.bridge import Bridge
 from rtcbridge.ports import TOKEN_LIFETIME, Identity, LedgerError, TokenTerms
 
@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 DEFAULT_LIFETIME = 60
 """Seconds that a token is valid if nothing else is asked for."""
 
-MAX_BODY = 16 * 1024
 _YEAR = 31_536_000
 _NO_STORE = {"Cache-Control": "no-store"}
 _ORIGIN = re.compile(r"https?://[^\s/?#@A-Z]{1,255}\Z")
@@ -96,7 +95,7 @@ async def _make(request: Request, bridge: Bridge) -> Response:
         raise HTTPException(401, NEEDS_KEY, {"WWW-Authenticate": "Bearer"})
     if not identity.may("tokens"):
         raise HTTPException(403, "The key lacks the scope tokens.")
-    asked = await _asked(request)
+    asked = await read_body(request, TokenRequest)
     mistake = bridge.access.terms_mistake(identity.project, asked.terms) or _origins_mistake(asked.origins)
     if mistake:
         raise HTTPException(400, mistake)
@@ -106,18 +105,6 @@ async def _make(request: Request, bridge: Bridge) -> Response:
     token, expires = mint(bridge, identity, asked)
     log.debug("client token made", key=identity.key, project=identity.project, expires=expires)
     return JSONResponse({"token": token, "expires_at": expires}, 201, _NO_STORE)
-
-
-async def _asked(request: Request) -> TokenRequest:
-    data = b""
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise HTTPException(413, f"The body is over {MAX_BODY} bytes.")
-    try:
-        return msgspec.json.decode(data or b"{}", type=TokenRequest)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise HTTPException(400, f"body: {str(error)[:200]}") from None
 
 
 def _origins_mistake(origins: tuple[str, ...]) -> str | None:
